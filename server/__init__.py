@@ -1,0 +1,1 @@
+"""kas: accepts tunnels from agents and requests from clients, and brings the two together."""

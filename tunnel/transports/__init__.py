@@ -1,0 +1,1 @@
+"""Byte streams below HTTP: TCP, TLS, WebSocket."""
