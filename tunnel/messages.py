@@ -156,6 +156,10 @@ class Downstream(Protocol):
         """End the exchange visibly: RST_STREAM, or a close before the message is whole."""
         ...
 
+    def authenticated(self) -> None:
+        """Say that the caller is known: the limits for connections of strangers no longer apply to this one."""
+        ...
+
     @property
     def response_started(self) -> bool:
         """True once a final head has been handed to the transport, or the exchange was reset."""

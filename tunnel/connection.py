@@ -1,0 +1,577 @@
+"""An HTTP/2 connection on Trio: the engine, one transport, and the tasks between them.
+
+Theory of operation. `Connection.run` has one reader task, one writer task and one timer. The reader feeds the engine and
+hands each event to the stream that it concerns; it never waits for a stream. The writer sleeps until the engine has
+something to say, waits until the kernel takes bytes, and only then gathers frames, so that a small answer never
+queues behind more than one batch. Tasks of exchanges call synchronous methods of the engine and wake the writer; they
+may be cancelled at any await without harm to the connection.
+
+A responder starts one task for each request and runs the handler in it, contained: what a handler raises ends its own
+stream and nothing else. The task is cancelled when the caller resets the stream or the connection ends.
+
+Deliberately absent: what requests mean, who may open them, and when to dial again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from tunnel.errors import (
+    ConnectionEnded,
+    ErrorCode,
+    PeerUnresponsive,
+    StreamError,
+    StreamLimitReached,
+    TunnelError,
+    error_code_name,
+)
+from tunnel.h2.engine import Engine, EngineConfig, EngineStatistics, Role
+from tunnel.h2.events import (
+    ConnectionFailed,
+    DataReceived,
+    Event,
+    HeadTooLarge,
+    InterimReceived,
+    PeerGoingAway,
+    Pong,
+    RequestReceived,
+    ResponseReceived,
+    SettingsReceived,
+    StreamWasReset,
+    TrailersReceived,
+)
+from tunnel.h2.stream import Stream
+from tunnel.h2.windows import WindowBudget
+from tunnel.heads import request_fields, request_head
+from tunnel.messages import Fields, RequestHead
+from tunnel.streams import Http2Stream, RequestStream, ServedStream
+from tunnel.transports.base import Transport
+from tunnel.wakeup import Wakeup
+
+logger = logging.getLogger(__name__)
+
+GATHER_BYTES = 262_144
+"""At most this much leaves the engine before the kernel has taken it."""
+
+FAREWELL_SECONDS = 2.0
+"""How long the last frames (GOAWAY) may take to leave."""
+
+OPEN_WAIT_SECONDS = 1.0
+"""How long a request waits for the peer's MAX_CONCURRENT_STREAMS before it is refused."""
+
+DRAIN_PING = b"ml-drain"
+FIRST_GOAWAY_ID = 2**31 - 1
+
+Handler = Callable[[ServedStream], Awaitable[None]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionTimes:
+    """When a connection counts as dead, idle or unwelcome. All in seconds."""
+
+    ping_interval: float = 15.0
+    """A PING goes out this long after the last one was answered."""
+    ping_deadline: float = 15.0
+    """The peer is unresponsive when no frame of any kind has come for this long after a PING."""
+    idle: float = math.inf
+    """Without streams for this long, the connection is closed (a front; tunnels live without streams)."""
+    stranger: float = math.inf
+    """Without an authenticated request for this long, the connection is closed (a front)."""
+    stranger_answers: float = math.inf
+    """The same, counted in answers."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionStatistics:
+    """A snapshot for metrics and health."""
+
+    open_streams: int
+    unsent_bytes: int
+    round_trip_seconds: float | None
+    engine: EngineStatistics
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Opening:
+    """A request that waits for a stream to become free."""
+
+    wakeup: Wakeup
+    granted: bool = False
+
+
+class Connection:
+    """One HTTP/2 connection in either role, over one transport."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        role: Role,
+        config: EngineConfig,
+        handler: Handler | None = None,
+        budget: WindowBudget | None = None,
+        times: ConnectionTimes = ConnectionTimes(),
+        on_going_away: Callable[[str], None] | None = None,
+        name: str = "http2",
+    ) -> None:
+        """``handler`` serves requests (responder). ``on_going_away`` hears the debug data of the peer's GOAWAY."""
+        self._transport = transport
+        self._engine = Engine(role, config, budget=budget, now=trio.current_time())
+        self._handler = handler
+        self._times = times
+        self._on_going_away = on_going_away
+        self._name = name
+        self._streams: set[Http2Stream] = set()
+        self._accepted: list[ServedStream] = []
+        self._openings: dict[str, deque[_Opening]] = {}
+        self._writer_wakeup = Wakeup()
+        self._ready = trio.Event()
+        self._ended = trio.Event()
+        self._idle = trio.Event()
+        self._failure: ConnectionEnded | None = None
+        self._closing = False
+        self._known = False
+        self._answers = 0
+        self._last_received = trio.current_time()
+        self._opened_at = self._last_received
+        self._idle_since = self._last_received
+        self._ping_sent_at: float | None = None
+        self._ping_number = 0
+        self.round_trip_seconds: float | None = None
+        """The last measured round trip of a PING; None before the first."""
+        self.peer_is_going_away = False
+
+    # --- life ------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive the connection until it ends; ``started()`` once the peer's SETTINGS are here.
+
+        Raises `ConnectionEnded` (or `PeerUnresponsive`) for every end that the peer or the transport brought about;
+        returns after `close`. However it ends, every stream has failed, every handler has ended, and the transport is
+        closed.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                self._engine.start()
+                nursery.start_soon(self._write_frames, nursery.cancel_scope)
+                nursery.start_soon(self._keep_time)
+                nursery.start_soon(self._receive_frames)
+                await self._ready.wait()
+                task_status.started()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError) as group:
+            if self._failure is None:
+                self._failure = ConnectionEnded(f"{self._name}: the transport broke: {_first_text(group)}")
+        except* ConnectionEnded as group:
+            self._failure = self._failure or _first_of_kind(group)
+        finally:
+            self._end_everything()
+        if self._failure is not None and not self._closing:
+            raise self._failure
+        if self._failure is not None and self._failure.code != ErrorCode.NO_ERROR:
+            raise self._failure
+
+    def close(self, *, code: int = ErrorCode.NO_ERROR, debug: bytes = b"") -> None:
+        """Say GOAWAY, let what is queued leave (at most `FAREWELL_SECONDS`), end. Synchronous; `run` then returns."""
+        if not self._closing:
+            self._closing = True
+            self._engine.go_away(code=code, debug=debug)
+            self._writer_wakeup.call()
+
+    def abort(self) -> None:
+        """Close the transport under the connection, at once. `run` raises."""
+        self._transport.abort()
+
+    def drain(self, debug: bytes = b"drain") -> None:
+        """Take nothing new, let what runs end (wire contract §4). Cuts nothing; follow with `wait_idle` and `close`.
+
+        A requester says GOAWAY(0). A responder says GOAWAY(2^31-1), waits one round trip, and then names the last
+        stream that it will serve, so that no request is lost that was under way.
+        """
+        if self._ended.is_set():
+            return
+        if self._engine.role is Role.REQUESTER:
+            self._engine.go_away(last_stream_id=0, debug=debug)
+        else:
+            self._engine.go_away(last_stream_id=FIRST_GOAWAY_ID, debug=debug)
+            self._engine.send_ping(DRAIN_PING)
+        self._writer_wakeup.call()
+
+    async def wait_idle(self) -> None:
+        """Return once no stream is open, or the connection has ended."""
+        while self._streams and not self._ended.is_set():
+            self._idle = trio.Event()
+            await self._idle.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def wait_ended(self) -> None:
+        """Return once the connection is over."""
+        await self._ended.wait()
+
+    @property
+    def open_streams(self) -> int:
+        """Streams whose exchange has not ended."""
+        return len(self._streams)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a request may still be opened here."""
+        return not (self._closing or self._ended.is_set() or self.peer_is_going_away or self._engine.going_away)
+
+    @property
+    def peer_allows_upgrades(self) -> bool:
+        """Whether the peer announced extended CONNECT (RFC 8441)."""
+        return self._engine.peer_allows_connect
+
+    def statistics(self) -> ConnectionStatistics:
+        """A snapshot of counters."""
+        return ConnectionStatistics(
+            open_streams=len(self._streams),
+            unsent_bytes=self._engine.unsent_bytes,
+            round_trip_seconds=self.round_trip_seconds,
+            engine=self._engine.statistics(),
+        )
+
+    # --- requests of ours ---------------------------------------------------------------------------
+
+    async def open(self, head: RequestHead, *, queue: str = "") -> RequestStream:
+        """Send a request head and return its stream.
+
+        At the peer's limit of streams this waits up to `OPEN_WAIT_SECONDS`, in turn among the queues (one for each
+        credential) and first come first served within one; then `StreamLimitReached`. Raises `ConnectionEnded` where the
+        connection is closing. Cancelled, nothing was sent.
+        """
+        if self._openings or not self._engine.can_open:
+            await self._wait_for_slot(queue)
+        if not self.is_usable:
+            raise self._failure or ConnectionEnded(f"{self._name}: takes no new requests")
+        is_upgrade = head.protocol is not None
+        ended = head.ended and not is_upgrade
+        h2 = self._engine.open_stream(request_fields(head), ended=ended)
+        stream = RequestStream(self, h2, is_upgrade=is_upgrade, ended=ended)
+        h2.owner = stream
+        self._streams.add(stream)
+        self._writer_wakeup.call()
+        return stream
+
+    async def _wait_for_slot(self, queue: str) -> None:
+        opening = _Opening(Wakeup())
+        waiting = self._openings.setdefault(queue, deque())
+        waiting.append(opening)
+        try:
+            with trio.move_on_after(OPEN_WAIT_SECONDS):
+                while not opening.granted and self.is_usable:
+                    await opening.wakeup.wait()
+        finally:
+            if opening in waiting:
+                waiting.remove(opening)
+            if not waiting and self._openings.get(queue) is waiting:
+                del self._openings[queue]
+        if self.is_usable and not (opening.granted and self._engine.can_open):
+            raise StreamLimitReached(f"{self._name}: no stream became free within {OPEN_WAIT_SECONDS:g} s")
+
+    def _admit_waiting(self) -> None:
+        """A stream ended: let the first of the next queue go. Queues take turns, so one credential cannot starve others."""
+        if self._openings and self._engine.can_open:
+            queue, waiting = next(iter(self._openings.items()))
+            opening = waiting.popleft()
+            del self._openings[queue]
+            if waiting:
+                self._openings[queue] = waiting
+            opening.granted = True
+            opening.wakeup.call()
+
+    # --- called by streams --------------------------------------------------------------------------
+
+    def send_head(self, h2: Stream, fields: Fields, *, ended: bool = False) -> None:
+        """Queue a head; it leaves before any DATA that waits."""
+        self._engine.send_head(h2, fields, ended=ended)
+        self._after_sending(h2, ended)
+
+    def send_data(self, h2: Stream, data: bytes, *, ended: bool = False) -> None:
+        """Queue bytes of a body."""
+        self._engine.send_data(h2, data, ended=ended)
+        self._after_sending(h2, ended)
+
+    def send_trailers(self, h2: Stream, fields: Fields) -> None:
+        """Queue the trailer section; it leaves behind the queued body."""
+        self._engine.send_trailers(h2, fields)
+        self._after_sending(h2, True)
+
+    def reset_stream(self, h2: Stream, code: int) -> None:
+        """RST_STREAM; the stream is forgotten here."""
+        if not self._ended.is_set():
+            self._engine.reset_stream(h2, code)
+            self._writer_wakeup.call()
+        self._forget(h2.owner)
+
+    def consumed(self, h2: Stream, taken_bytes: int) -> None:
+        """A task took bytes of a body: credit goes back to the peer."""
+        self._engine.consume(h2, taken_bytes)
+        if self._engine.has_output:
+            self._writer_wakeup.call()
+
+    def authenticated(self) -> None:
+        """A request on this connection was authenticated; the limits for strangers no longer apply."""
+        self._known = True
+
+    def _after_sending(self, h2: Stream, ended: bool) -> None:
+        self._writer_wakeup.call()
+        if ended and h2.owner is not None and h2.owner.received_end:
+            self._forget(h2.owner)
+
+    def _forget(self, stream: Http2Stream | None) -> None:
+        """Both directions have ended. A served stream stays until its task has."""
+        if stream is not None and not isinstance(stream, ServedStream):
+            self._discard(stream)
+
+    def _discard(self, stream: Http2Stream) -> None:
+        self._streams.discard(stream)
+        if not self._streams:
+            self._idle_since = trio.current_time()
+            self._idle.set()
+        self._admit_waiting()
+
+    # --- tasks ----------------------------------------------------------------------------------------
+
+    async def _receive_frames(self) -> None:
+        transport, engine, accepted = self._transport, self._engine, self._accepted
+        async with trio.open_nursery() as handlers:
+            while True:
+                data = await transport.receive_some()
+                if not data:
+                    raise ConnectionEnded(f"{self._name}: the peer closed the connection")
+                self._last_received = now = trio.current_time()
+                for event in engine.receive(data, now):
+                    self._dispatch(event)
+                if engine.has_output:
+                    self._writer_wakeup.call()
+                if accepted:
+                    for stream in accepted:
+                        handlers.start_soon(self._serve, stream)
+                    accepted.clear()
+
+    async def _write_frames(self, everything: trio.CancelScope) -> None:
+        transport, engine = self._transport, self._engine
+        while True:
+            if engine.has_output:
+                await transport.wait_writable()
+                chunks = engine.gather(GATHER_BYTES)
+                for h2 in engine.take_drained():
+                    if h2.owner is not None:
+                        h2.owner.on_drained()
+                if chunks:
+                    await transport.send_all(b"".join(chunks) if len(chunks) > 1 else chunks[0])
+            elif self._closing:
+                with trio.move_on_after(FAREWELL_SECONDS):
+                    await transport.send_eof()
+                everything.cancel()
+                return
+            else:
+                await self._writer_wakeup.wait()
+
+    async def _keep_time(self) -> None:
+        """PINGs, the deadlines of the engine, and the limits on idle and unknown peers."""
+        self._send_ping()
+        while True:
+            now = trio.current_time()
+            due = self._next_due(now)
+            # A closing connection has a farewell deadline; everything else is coarse, so a late look costs nothing.
+            await trio.sleep(min(max(due - now, 0.05), 5.0))
+            now = trio.current_time()
+            for event in self._engine.expire(now):
+                self._dispatch(event)
+            self._check_alive(now)
+            self._check_welcome(now)
+            if self._engine.has_output:
+                self._writer_wakeup.call()
+
+    def _next_due(self, now: float) -> float:
+        due = now + 5.0
+        if self._ping_sent_at is not None:
+            due = min(due, max(self._ping_sent_at, self._last_received) + self._times.ping_deadline)
+        deadline = self._engine.deadline()
+        if deadline is not None:
+            due = min(due, deadline)
+        if not self._streams:
+            due = min(due, self._idle_since + self._times.idle)
+        if not self._known:
+            due = min(due, self._opened_at + self._times.stranger)
+        return due
+
+    def _send_ping(self) -> None:
+        self._ping_number += 1
+        self._ping_sent_at = trio.current_time()
+        self._engine.send_ping(b"ml%06x" % (self._ping_number & 0xFFFFFF))
+        self._writer_wakeup.call()
+
+    def _check_alive(self, now: float) -> None:
+        if self._ping_sent_at is None:
+            if now - self._last_ping_at >= self._times.ping_interval:
+                self._send_ping()
+        elif now - max(self._ping_sent_at, self._last_received) >= self._times.ping_deadline:
+            raise PeerUnresponsive(
+                f"{self._name}: nothing came from the peer for {now - self._last_received:.0f} s, a PING went unanswered",
+                local=True,
+            )
+
+    _last_ping_at = 0.0
+
+    def _check_welcome(self, now: float) -> None:
+        times = self._times
+        if not self._streams and now - self._idle_since >= times.idle:
+            self.close(debug=b"idle")
+        elif not self._known and (now - self._opened_at >= times.stranger or self._answers >= times.stranger_answers):
+            self.close(debug=b"unauthenticated")
+
+    async def _serve(self, stream: ServedStream) -> None:
+        assert self._handler is not None
+        try:
+            with trio.CancelScope() as stream.scope:
+                if stream.failure is None:
+                    await self._handler(stream)
+        except (StreamError, ConnectionEnded, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            logger.debug("%s: stream %d ended: %s", self._name, stream.stream_id, exc)
+        except Exception:
+            # The fan-out that contains: a bug met by one request must not end the requests of others.
+            logger.exception("%s: the handler of stream %d crashed", self._name, stream.stream_id)
+        finally:
+            stream.scope = None
+            stream.conclude()
+            self._answers += 1
+            if not self._ended.is_set():
+                self._engine.release(stream.h2)
+                self._writer_wakeup.call()
+            self._discard(stream)
+            if not self._known and self._answers >= self._times.stranger_answers:
+                self.close(debug=b"unauthenticated")
+
+    # --- events ---------------------------------------------------------------------------------------
+
+    def _dispatch(self, event: Event) -> None:
+        kind = type(event)
+        if kind is DataReceived:
+            stream = event.stream.owner
+            if stream is not None:
+                stream.on_data(event.data, event.ended)
+                if event.ended and stream.sent_end:
+                    self._forget(stream)
+        elif kind is RequestReceived:
+            self._accept(event.stream, event.fields, event.ended)
+        elif kind is ResponseReceived:
+            stream = event.stream.owner
+            stream.on_head(event.fields, event.ended)
+            if event.ended and stream.sent_end:
+                self._forget(stream)
+        elif kind is StreamWasReset:
+            stream = event.stream.owner
+            if stream is not None:
+                stream.on_reset(event.code, event.remote, event.refused)
+                self._forget(stream)
+        elif kind is TrailersReceived:
+            stream = event.stream.owner
+            stream.on_trailers(event.fields)
+            if stream.sent_end:
+                self._forget(stream)
+        elif kind is InterimReceived:
+            event.stream.owner.on_head(event.fields, False)
+        else:
+            self._dispatch_rare(event)
+
+    def _dispatch_rare(self, event: Event) -> None:
+        if isinstance(event, Pong):
+            self._on_pong(event.payload)
+        elif isinstance(event, SettingsReceived):
+            self._ready.set()
+            self._admit_waiting()
+        elif isinstance(event, PeerGoingAway):
+            self._on_peer_going_away(event)
+        elif isinstance(event, HeadTooLarge):
+            self._on_head_too_large(event.stream)
+        elif isinstance(event, ConnectionFailed):
+            self._failure = ConnectionEnded(
+                f"{self._name}: {event.text} ({error_code_name(event.code)})", code=event.code, local=True
+            )
+            logger.warning("%s: ended the connection: %s (%s)", self._name, event.text, error_code_name(event.code))
+            self._closing = True
+            self._writer_wakeup.call()
+
+    def _accept(self, h2: Stream, fields: Fields, ended: bool) -> None:
+        try:
+            head = request_head(fields, ended=ended)
+        except TunnelError:
+            self._engine.reset_stream(h2, ErrorCode.PROTOCOL_ERROR)
+            self._engine.release(h2)
+            return
+        self._add_served(ServedStream(self, h2, head, ended=ended), h2)
+
+    def _on_head_too_large(self, h2: Stream) -> None:
+        if h2.owner is not None:
+            h2.owner.on_head_too_large()
+            return
+        stream = ServedStream(self, h2, RequestHead(b"GET", b"/", b"", []), ended=False)
+        stream.head_too_large = True
+        self._add_served(stream, h2)
+
+    def _add_served(self, stream: ServedStream, h2: Stream) -> None:
+        h2.owner = stream
+        self._streams.add(stream)
+        self._accepted.append(stream)
+
+    def _on_pong(self, payload: bytes) -> None:
+        if payload == DRAIN_PING:
+            self._engine.go_away(last_stream_id=self._engine.highest_peer_stream_id, debug=b"drain")
+            self._writer_wakeup.call()
+        elif self._ping_sent_at is not None:
+            now = trio.current_time()
+            self.round_trip_seconds = now - self._ping_sent_at
+            self._engine.note_round_trip(self.round_trip_seconds)
+            self._ping_sent_at = None
+            self._last_ping_at = now
+
+    def _on_peer_going_away(self, event: PeerGoingAway) -> None:
+        self.peer_is_going_away = True
+        debug = event.debug[:200].decode("ascii", "replace")
+        if event.code != ErrorCode.NO_ERROR:
+            logger.warning("%s: the peer goes away: %s %s", self._name, error_code_name(event.code), debug)
+        if self._on_going_away is not None:
+            self._on_going_away(debug)
+        self._wake_openings()
+
+    # --- the end --------------------------------------------------------------------------------------
+
+    def _end_everything(self) -> None:
+        self._ended.set()
+        self._transport.abort()
+        failure = self._failure or ConnectionEnded(f"{self._name}: closed", local=True)
+        for stream in list(self._streams):
+            stream.on_failure(failure)
+            stream.discard_received()
+        self._streams.clear()
+        self._idle.set()
+        self._wake_openings()
+
+    def _wake_openings(self) -> None:
+        for waiting in self._openings.values():
+            for opening in waiting:
+                opening.wakeup.call()
+
+
+def _first_text(group: BaseExceptionGroup[BaseException]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or type(error).__name__
+
+
+def _first_of_kind(group: BaseExceptionGroup[ConnectionEnded]) -> ConnectionEnded:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, ConnectionEnded)
+    return error

@@ -1,0 +1,399 @@
+"""Carry one exchange from a `Downstream` to an `Upstream` and back: heads, bodies both ways, trailers, upgrades.
+
+Both kas and agentk use it; what differs (authentication, header rules, error answers) happens before and after.
+Rules that hold here:
+
+- The response head leaves at once, and each piece of a body when it arrives; nothing is buffered whole.
+- Both directions run at the same time: an early final answer reaches the caller while the body is still being sent.
+- A failure after the head is visible to the caller: the downstream is reset. The one exception is a watch that was cut
+  between two events, which ends cleanly so that the client watches on from where it was (`Boundary`).
+- An upgrade that was handed over and got no answer is reset, never answered: kubectl repeats the command after any
+  HTTP status.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from tunnel.errors import ConnectionEnded, ErrorCode, RemoteProtocolError, StreamError, TunnelError
+from tunnel.messages import ByteStream, Downstream, ResponseHead, Upstream, field_value
+from tunnel.wakeup import Wakeup
+
+MAX_INTERIM_HEADS = 16
+"""More 1xx heads than this before the final one end the exchange."""
+
+HALF_OPEN_IDLE_SECONDS = 60.0
+"""After the upstream closed its half of an upgraded stream, the caller may be silent for this long."""
+
+_UPSTREAM_ERRORS = (
+    StreamError,
+    ConnectionEnded,
+    RemoteProtocolError,
+    trio.BrokenResourceError,
+    trio.ClosedResourceError,
+)
+
+
+class Boundary(Protocol):
+    """Watches a response body go by and knows where its events end."""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of the body."""
+        ...
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether all that was fed ends with a complete event (or nothing was fed)."""
+        ...
+
+
+class UpstreamFailed(TunnelError):
+    """The upstream side of the exchange failed; the cause is ``__cause__``.
+
+    Where `Progress.response_started` is False, nothing was answered and the caller of `relay` decides what to say.
+    """
+
+
+class UpstreamSilent(UpstreamFailed):
+    """No final response head came in time."""
+
+
+class UpgradeUnanswered(UpstreamFailed):
+    """An upgrade was handed over and no answer came: close the downstream, never answer with a status."""
+
+
+class DownstreamGone(TunnelError):
+    """The caller's side of the exchange failed: it went away, or sent what it must not."""
+
+
+@dataclasses.dataclass(slots=True)
+class Progress:
+    """What has happened so far; kept up to date while `relay` runs, valid however it ends."""
+
+    request_bytes: int = 0
+    """Body bytes (or bytes of the upgraded stream) towards the upstream."""
+    response_bytes: int = 0
+    """The same towards the caller."""
+    status: int = 0
+    """The final status that was relayed; 0 before."""
+    response_started: bool = False
+    upgraded: bool = False
+    cut_at_boundary: bool = False
+    """A watch whose upstream failed between two events, and which was therefore ended cleanly."""
+
+
+HeadFilter = Callable[[ResponseHead], ResponseHead]
+BoundaryFor = Callable[[ResponseHead], Boundary | None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RelayOptions:
+    """How the two ends of the tunnel differ."""
+
+    filter_head: HeadFilter
+    """Applied to the final response head (hop-by-hop fields, redirects …); may raise `TunnelError` to refuse it."""
+    head_seconds: float = math.inf
+    """The final response head must be here within this time after the last byte of the request was sent on."""
+    continue_seconds: float = math.inf
+    """With ``expect: 100-continue``: how long the body is held back when no 100 comes (agentk: 1 s; kas: for ever,
+    since its own deadline for the head applies)."""
+    boundary_for: BoundaryFor | None = None
+    """For a watch: what finds the events in the body of this response."""
+
+
+async def relay(downstream: Downstream, upstream: Upstream, options: RelayOptions, progress: Progress) -> None:
+    """Relay one exchange to its end.
+
+    Raises `UpstreamFailed`, `UpgradeUnanswered` or `DownstreamGone`; after any of them, and after cancellation, the
+    upstream has been reset, and so has the downstream if its response had started.
+    """
+    try:
+        if downstream.request.ended:
+            await _relay_response(downstream, upstream, options, progress, None)
+        else:
+            await _relay_both_ways(downstream, upstream, options, progress)
+    except BaseException:
+        upstream.reset(ErrorCode.CANCEL)
+        if progress.response_started:
+            downstream.reset(ErrorCode.INTERNAL_ERROR)
+        raise
+    upstream.reset(ErrorCode.CANCEL)  # nothing after a clean end; gives up what the caller no longer needs
+
+
+async def _relay_both_ways(
+    downstream: Downstream, upstream: Upstream, options: RelayOptions, progress: Progress
+) -> None:
+    gate = _Gate(downstream, options.continue_seconds)
+    failures: list[TunnelError] = []
+    async with trio.open_nursery() as nursery:
+
+        async def send_request_body() -> None:
+            try:
+                await _relay_request_body(downstream, upstream, gate, progress, options.head_seconds)
+            except DownstreamGone as exc:
+                failures.append(exc)
+                nursery.cancel_scope.cancel()
+
+        async def receive_response() -> None:
+            try:
+                await _relay_response(downstream, upstream, options, progress, gate)
+            except (UpstreamFailed, DownstreamGone) as exc:
+                failures.append(exc)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(send_request_body)
+        await receive_response()
+    if failures:
+        raise failures[0]
+
+
+class _Gate:
+    """Holds the request body back until the upstream has said 100 Continue, where the caller asked for that."""
+
+    __slots__ = ("_downstream", "_wakeup", "head_scope", "is_open", "seconds")
+
+    def __init__(self, downstream: Downstream, seconds: float) -> None:
+        expectation = field_value(downstream.request.fields, b"expect")
+        self._downstream = downstream
+        self._wakeup = Wakeup()
+        self.is_open = expectation is None or expectation.lower() != b"100-continue"
+        self.seconds = seconds
+        self.head_scope: trio.CancelScope | None = None
+        """The wait for the response head; each piece of the body that is sent on gives it its whole time again."""
+
+    def open(self) -> None:
+        self.is_open = True
+        self._wakeup.call()
+
+    async def wait_open(self) -> None:
+        with trio.move_on_after(self.seconds):
+            while not self.is_open:
+                await self._wakeup.wait()
+        if not self.is_open:
+            # The caller still waits for a 100 which the upstream does not send (RFC 9110 §10.1.1 allows it not to).
+            self.is_open = True
+            await self._downstream.send_interim(ResponseHead(100, []))
+
+
+async def _relay_request_body(
+    downstream: Downstream, upstream: Upstream, gate: _Gate, progress: Progress, head_seconds: float
+) -> None:
+    """Send the body on. A failing upstream ends this quietly: the response tells what happened, or fails as well."""
+    writer = upstream.writer
+    if not gate.is_open:
+        await gate.wait_open()
+    while True:
+        try:
+            data = await downstream.body.receive()
+        except _UPSTREAM_ERRORS as exc:
+            raise DownstreamGone(f"the request body was cut off: {exc}") from exc
+        try:
+            if not data:
+                await writer.finish(downstream.body.trailers)
+                return
+            await writer.send(data)
+        except _UPSTREAM_ERRORS:
+            return
+        progress.request_bytes += len(data)
+        if gate.head_scope is not None:
+            gate.head_scope.deadline = trio.current_time() + head_seconds
+
+
+async def _receive_head(
+    downstream: Downstream, upstream: Upstream, options: RelayOptions, gate: _Gate | None
+) -> ResponseHead:
+    interim = 0
+    while True:
+        try:
+            head = await upstream.receive_head()
+        except _UPSTREAM_ERRORS as exc:
+            if downstream.request.protocol is not None:
+                raise UpgradeUnanswered(str(exc)) from exc
+            raise UpstreamFailed(str(exc)) from exc
+        if head.status >= 200 or head.status == 101:
+            return head
+        interim += 1
+        if interim > MAX_INTERIM_HEADS:
+            raise UpstreamFailed(f"more than {MAX_INTERIM_HEADS} interim responses")
+        if head.status == 100 and gate is not None:
+            gate.open()
+        try:
+            await downstream.send_interim(options.filter_head(head))
+        except _UPSTREAM_ERRORS as exc:
+            raise DownstreamGone(str(exc)) from exc
+
+
+async def _receive_head_in_time(
+    downstream: Downstream, upstream: Upstream, options: RelayOptions, gate: _Gate | None
+) -> ResponseHead:
+    head: ResponseHead | None = None
+    with trio.CancelScope(deadline=trio.current_time() + options.head_seconds) as scope:
+        if gate is not None:
+            gate.head_scope = scope
+        head = await _receive_head(downstream, upstream, options, gate)
+    if gate is not None:
+        gate.head_scope = None
+    if head is None:
+        if downstream.request.protocol is not None:
+            raise UpgradeUnanswered(f"no answer to the upgrade within {options.head_seconds:g} s")
+        raise UpstreamSilent(f"no response within {options.head_seconds:g} s")
+    return head
+
+
+async def _relay_response(
+    downstream: Downstream, upstream: Upstream, options: RelayOptions, progress: Progress, gate: _Gate | None
+) -> None:
+    if options.head_seconds == math.inf:
+        head = await _receive_head(downstream, upstream, options, gate)
+    else:
+        head = await _receive_head_in_time(downstream, upstream, options, gate)
+    is_upgrade = downstream.request.protocol is not None
+    if head.status == 101:
+        await _relay_upgrade(downstream, upstream, options.filter_head(head), progress)
+        return
+    if is_upgrade and head.status < 400:
+        raise UpstreamFailed(f"status {head.status} in answer to an upgrade, where only 101 or an error is one")
+    boundary = options.boundary_for(head) if options.boundary_for is not None else None
+    await _relay_body(downstream, upstream, options.filter_head(head), boundary, progress)
+
+
+async def _relay_body(
+    downstream: Downstream, upstream: Upstream, head: ResponseHead, boundary: Boundary | None, progress: Progress
+) -> None:
+    body = upstream.body
+    data: bytes | None = b""
+    failure: BaseException | None = None
+    if not head.ended:
+        try:
+            data = body.receive_nowait() or b""
+        except _UPSTREAM_ERRORS as exc:
+            failure = exc
+    ended = head.ended or (failure is None and body.at_end and not body.trailers)
+    progress.status = head.status
+    progress.response_started = True
+    try:
+        if boundary is not None and data:
+            boundary.feed(data)
+        await downstream.send_response(head, data or b"", end=ended)
+        progress.response_bytes += len(data or b"")
+        if ended:
+            return
+        writer = downstream.writer
+        while failure is None:
+            try:
+                data = await body.receive()
+            except _UPSTREAM_ERRORS as exc:
+                failure = exc
+                break
+            if not data:
+                await writer.finish(body.trailers)
+                return
+            if boundary is not None:
+                boundary.feed(data)
+            await writer.send(data)
+            progress.response_bytes += len(data)
+        if boundary is not None and boundary.at_boundary:
+            progress.cut_at_boundary = True
+            await writer.finish()
+    except _UPSTREAM_ERRORS as exc:
+        raise DownstreamGone(str(exc)) from exc
+    if not progress.cut_at_boundary:
+        raise UpstreamFailed(f"the response was cut off: {failure}") from failure
+
+
+async def _relay_upgrade(downstream: Downstream, upstream: Upstream, head: ResponseHead, progress: Progress) -> None:
+    if downstream.request.protocol is None:
+        raise UpstreamFailed("status 101 in answer to a request that asked for no upgrade")
+    progress.status = 101
+    progress.response_started = True
+    progress.upgraded = True
+    try:
+        near = await downstream.accept_upgrade(head)
+    except _UPSTREAM_ERRORS as exc:
+        raise DownstreamGone(str(exc)) from exc
+    await splice(near, upstream.take_stream(), progress)
+
+
+async def splice(near: ByteStream, far: ByteStream, progress: Progress) -> None:
+    """Copy two byte streams into each other until both directions have ended.
+
+    The end of one half reaches the other side at once, and every byte before it. On every way out but success both
+    streams are reset. Raises `DownstreamGone` or `UpstreamFailed`.
+    """
+    try:
+        await _copy_both_ways(near, far, progress)
+        await near.aclose()
+        await far.aclose()
+    except BaseException:
+        near.reset(ErrorCode.CANCEL)
+        far.reset(ErrorCode.CANCEL)
+        raise
+
+
+async def _copy_both_ways(near: ByteStream, far: ByteStream, progress: Progress) -> None:
+    failures: list[TunnelError] = []
+    silence = trio.CancelScope()
+
+    def count_request(sent_bytes: int) -> None:
+        progress.request_bytes += sent_bytes
+
+    def count_response(sent_bytes: int) -> None:
+        progress.response_bytes += sent_bytes
+
+    async with trio.open_nursery() as nursery:
+
+        async def towards_upstream() -> None:
+            try:
+                await _copy(near, far, DownstreamGone, UpstreamFailed, count_request)
+                silence.cancel()
+            except (UpstreamFailed, DownstreamGone) as exc:
+                failures.append(exc)
+                nursery.cancel_scope.cancel()
+
+        nursery.start_soon(towards_upstream)
+        try:
+            await _copy(far, near, UpstreamFailed, DownstreamGone, count_response)
+            with silence:
+                await _until_idle(progress)
+                failures.append(DownstreamGone("the caller kept its half open and silent after the upstream had ended"))
+                nursery.cancel_scope.cancel()
+        except (UpstreamFailed, DownstreamGone) as exc:
+            failures.append(exc)
+            nursery.cancel_scope.cancel()
+    if failures:
+        raise failures[0]
+
+
+async def _until_idle(progress: Progress) -> None:
+    """Return once the caller has sent nothing for `HALF_OPEN_IDLE_SECONDS`."""
+    before = -1
+    while progress.request_bytes != before:
+        before = progress.request_bytes
+        await trio.sleep(HALF_OPEN_IDLE_SECONDS)
+
+
+async def _copy(
+    source: ByteStream,
+    sink: ByteStream,
+    source_error: type[TunnelError],
+    sink_error: type[TunnelError],
+    count: Callable[[int], None],
+) -> None:
+    while True:
+        try:
+            data = await source.receive_some()
+        except _UPSTREAM_ERRORS as exc:
+            raise source_error(str(exc)) from exc
+        try:
+            if not data:
+                await sink.send_eof()
+                return
+            await sink.send_all(data)
+        except _UPSTREAM_ERRORS as exc:
+            raise sink_error(str(exc)) from exc
+        count(len(data))

@@ -1,0 +1,434 @@
+"""One HTTP/2 stream as the tasks of an exchange see it.
+
+`RequestStream` is an `Upstream` (this side sent the request), `ServedStream` a `Downstream` (this side answers it). Each
+is its own body reader and body writer: one object a stream, because a tunnel carries thousands. `UpgradedStream` is
+the byte stream that an accepted upgrade leaves behind.
+
+The connection's reader calls the ``on_…`` methods; everything else is called by the one task that reads and the one
+task that writes the message. Bytes are credited to the sender when a task takes them (`receive`), never before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from tunnel.errors import (
+    ConnectionEnded,
+    ErrorCode,
+    LocalProtocolError,
+    RemoteProtocolError,
+    StreamError,
+    StreamRefused,
+    StreamReset,
+    TunnelError,
+)
+from tunnel.heads import response_fields, response_head
+from tunnel.messages import Fields, RequestHead, ResponseHead
+from tunnel.transports.base import RECEIVE_BYTES
+from tunnel.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from tunnel.connection import Connection
+    from tunnel.h2.stream import Stream
+
+SEND_BUFFER_BYTES = 65_536
+"""A sender waits while more than this of its stream is queued and not yet gathered for the transport."""
+
+CLOSE_SECONDS = 5.0
+"""How long `UpgradedStream.aclose` waits for what is queued to leave before it resets."""
+
+
+class Http2Stream:
+    """What both kinds of streams share: a received body, a sent body, and one failure for both."""
+
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "_readable",
+        "_reset_when_drained",
+        "failure",
+        "h2",
+        "received_end",
+        "sent_end",
+        "trailers",
+        "writable",
+    )
+
+    def __init__(self, connection: Connection, h2: Stream) -> None:
+        self._connection = connection
+        self.h2 = h2
+        self._chunks: deque[bytes] = deque()
+        self.received_end = False
+        self.sent_end = False
+        self._reset_when_drained = False
+        self.failure: TunnelError | None = None
+        self._readable = Wakeup()
+        self.writable = Wakeup()
+        self.trailers: Fields = []
+
+    @property
+    def stream_id(self) -> int:
+        """The HTTP/2 stream identifier, for logs."""
+        return self.h2.id
+
+    # --- receiving -------------------------------------------------------------------------------
+
+    async def receive(self) -> bytes:
+        """See `tunnel.messages.BodyReader.receive`. Does not checkpoint where bytes are at hand."""
+        while True:
+            data = self.receive_nowait()
+            if data is not None:
+                return data
+            await self._readable.wait()
+
+    def receive_nowait(self) -> bytes | None:
+        """See `tunnel.messages.BodyReader.receive_nowait`."""
+        chunks = self._chunks
+        if chunks:
+            data = chunks.popleft() if len(chunks) == 1 else _take(chunks, RECEIVE_BYTES)
+            self._connection.consumed(self.h2, len(data))
+            return data
+        if self.received_end:
+            return b""
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
+        return None
+
+    @property
+    def at_end(self) -> bool:
+        """See `tunnel.messages.BodyReader.at_end`."""
+        return self.received_end and not self._chunks
+
+    # --- sending ---------------------------------------------------------------------------------
+
+    async def send(self, data: bytes) -> None:
+        """See `tunnel.messages.BodyWriter.send`. Does not checkpoint where the bytes find room at once."""
+        self._check_sending()
+        if not data:
+            return
+        self._connection.send_data(self.h2, data)
+        await self.wait_sendable()
+
+    async def finish(self, trailers: Fields | tuple[()] = ()) -> None:
+        """See `tunnel.messages.BodyWriter.finish`. What is queued leaves in order before the end."""
+        self._check_sending()
+        self.sent_end = True
+        if trailers:
+            self._connection.send_trailers(self.h2, list(trailers))
+        else:
+            self._connection.send_data(self.h2, b"", ended=True)
+
+    def reset(self, code: int) -> None:
+        """RST_STREAM, unless both directions have ended; what is queued is dropped. Idempotent."""
+        self.discard_received()
+        if self.failure is None and not (self.sent_end and self.received_end):
+            self.failure = StreamReset(code=code, remote=False)
+            self._readable.call()
+            self.writable.call()
+            self._connection.reset_stream(self.h2, code)
+
+    def discard_received(self) -> None:
+        """Credit what nobody will take, so that the process's budget gets it back."""
+        if self._chunks:
+            unread_bytes = sum(map(len, self._chunks))
+            self._chunks.clear()
+            self._connection.consumed(self.h2, unread_bytes)
+
+    def _check_sending(self) -> None:
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
+        if self.sent_end:
+            raise LocalProtocolError("the message has been finished")
+
+    async def wait_sendable(self) -> None:
+        """Return once at most `SEND_BUFFER_BYTES` are queued; raises as `send` does."""
+        while self.h2.pending_bytes > SEND_BUFFER_BYTES:
+            await self.writable.wait()
+            if self.failure is not None:
+                raise self.failure.with_traceback(None)
+
+    # --- called by the connection ------------------------------------------------------------------
+
+    def on_data(self, data: bytes, ended: bool) -> None:
+        """DATA arrived."""
+        if data:
+            self._chunks.append(data)
+        if ended:
+            self.received_end = True
+        self._readable.call()
+
+    def on_trailers(self, fields: Fields) -> None:
+        """The trailer section arrived, and with it the end."""
+        self.trailers = fields
+        self.received_end = True
+        self._readable.call()
+
+    def on_reset(self, code: int, remote: bool, refused: bool) -> None:
+        """The stream is gone. A response that had already ended stays readable (RFC 9113 §8.1, NO_ERROR)."""
+        failure: StreamError = (
+            StreamRefused("the peer did not process the request") if refused else StreamReset(code=code, remote=remote)
+        )
+        self.on_failure(failure)
+
+    def on_failure(self, failure: TunnelError) -> None:
+        """Nothing more comes or goes: wake whoever waits."""
+        if self.failure is None:
+            self.failure = failure
+        self._readable.call()
+        self.writable.call()
+
+    def on_drained(self) -> None:
+        """Room for more to send; or everything has left."""
+        self.writable.call()
+        if self._reset_when_drained and self.h2.local_ended:
+            self._reset_when_drained = False
+            self._connection.reset_stream(self.h2, ErrorCode.NO_ERROR)
+
+
+class RequestStream(Http2Stream):
+    """A request that this side sent: an `Upstream`."""
+
+    __slots__ = ("_heads", "_is_upgrade", "body")
+
+    def __init__(self, connection: Connection, h2: Stream, *, is_upgrade: bool, ended: bool) -> None:
+        super().__init__(connection, h2)
+        self._heads: deque[ResponseHead] = deque()
+        self._is_upgrade = is_upgrade
+        self.sent_end = ended and not is_upgrade
+        self.body = self
+
+    @property
+    def writer(self) -> RequestStream:
+        """The request body."""
+        return self
+
+    async def receive_head(self) -> ResponseHead:
+        """See `tunnel.messages.Upstream.receive_head`."""
+        while not self._heads:
+            if self.failure is not None:
+                raise self.failure.with_traceback(None)
+            await self._readable.wait()
+        return self._heads.popleft()
+
+    def take_stream(self) -> UpgradedStream:
+        """See `tunnel.messages.Upstream.take_stream`."""
+        return UpgradedStream(self)
+
+    def on_head(self, fields: Fields, ended: bool) -> None:
+        """An interim or final head arrived. A 200 to an upgrade is the 101 of the upstream."""
+        head = response_head(fields, ended=ended)
+        if self._is_upgrade and head.status == 200:
+            head.status = 101
+            head.ended = False
+        self._heads.append(head)
+        if ended:
+            self.received_end = True
+        self._readable.call()
+
+    def on_head_too_large(self) -> None:
+        """The response head exceeded our limit."""
+        self.on_failure(RemoteProtocolError("the response head is larger than this side accepts", status=502))
+        self._connection.reset_stream(self.h2, ErrorCode.CANCEL)
+
+
+class ServedStream(Http2Stream):
+    """A request that arrived here: a `Downstream`."""
+
+    __slots__ = ("_response_started", "body", "head_too_large", "request", "scope")
+
+    def __init__(self, connection: Connection, h2: Stream, request: RequestHead, *, ended: bool) -> None:
+        super().__init__(connection, h2)
+        self.request = request
+        self.body = self
+        self.received_end = ended
+        self._response_started = False
+        self.head_too_large = False
+        self.scope: trio.CancelScope | None = None
+        """Set while the handler runs; cancelled when the caller resets the stream."""
+
+    @property
+    def writer(self) -> ServedStream:
+        """The response body."""
+        return self
+
+    @property
+    def response_started(self) -> bool:
+        """See `tunnel.messages.Downstream.response_started`."""
+        return self._response_started or self.failure is not None
+
+    def authenticated(self) -> None:
+        """See `tunnel.messages.Downstream.authenticated`."""
+        self._connection.authenticated()
+
+    async def send_interim(self, head: ResponseHead) -> None:
+        """See `tunnel.messages.Downstream.send_interim`."""
+        self._check_sending()
+        self._connection.send_head(self.h2, response_fields(head))
+
+    async def send_response(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> None:
+        """See `tunnel.messages.Downstream.send_response`."""
+        self._check_sending()
+        self._response_started = True
+        head_only = head.ended or (end and not data)
+        self.sent_end = head_only or end
+        self._connection.send_head(self.h2, response_fields(head), ended=head_only)
+        if data and not head_only:
+            self._connection.send_data(self.h2, data, ended=end)
+            if not end:
+                await self.wait_sendable()
+
+    async def accept_upgrade(self, head: ResponseHead) -> UpgradedStream:
+        """See `tunnel.messages.Downstream.accept_upgrade`."""
+        self._check_sending()
+        self._response_started = True
+        self._connection.send_head(self.h2, response_fields(head))
+        return UpgradedStream(self)
+
+    def on_reset(self, code: int, remote: bool, refused: bool) -> None:
+        """The caller gave up: whatever runs for it is cancelled."""
+        super().on_reset(code, remote, refused)
+        if self.scope is not None:
+            self.scope.cancel()
+
+    def on_failure(self, failure: TunnelError) -> None:
+        """The connection is gone: whatever runs for the caller is cancelled."""
+        super().on_failure(failure)
+        if self.scope is not None:
+            self.scope.cancel()
+
+    def conclude(self) -> None:
+        """The handler has returned: an answer that is not finished is cut off, a request unread is refused the rest."""
+        self.discard_received()
+        if self.failure is not None:
+            return
+        if not self.sent_end:
+            self.reset(ErrorCode.INTERNAL_ERROR)
+        elif not self.received_end:
+            # RFC 9113 §8.1: the complete answer first, then "do not send me the rest".
+            if self.h2.local_ended and not self.h2.pending_bytes:
+                self._connection.reset_stream(self.h2, ErrorCode.NO_ERROR)
+            else:
+                self._reset_when_drained = True
+
+
+class UpgradedStream(trio.abc.HalfCloseableStream):
+    """The byte stream of an accepted upgrade. ``aclose`` and ``send_eof`` are END_STREAM; `reset` is RST_STREAM."""
+
+    __slots__ = ("_closed", "_leftover", "_receiving", "sending", "_stream")
+
+    def __init__(self, stream: Http2Stream) -> None:
+        self._stream = stream
+        self._leftover = b""
+        self._closed = False
+        self._receiving = False
+        self.sending = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """The next bytes, at most ``max_bytes``; ``b""`` after the peer's END_STREAM."""
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this stream")
+        await trio.lowlevel.checkpoint()
+        if self._closed:
+            raise trio.ClosedResourceError
+        self._receiving = True
+        try:
+            data = self._leftover or await self._stream.receive()
+        except (StreamError, ConnectionEnded) as exc:
+            raise (trio.ClosedResourceError() if self._closed else trio.BrokenResourceError(str(exc))) from exc
+        finally:
+            self._receiving = False
+        if max_bytes is not None and len(data) > max_bytes:
+            data, self._leftover = data[:max_bytes], data[max_bytes:]
+        else:
+            self._leftover = b""
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of it; returns when at most `SEND_BUFFER_BYTES` are still queued."""
+        with _Exclusive(self):
+            await trio.lowlevel.checkpoint()
+            self._check_open()
+            try:
+                await self._stream.send(data if isinstance(data, bytes) else bytes(data))
+            except (StreamError, ConnectionEnded) as exc:
+                raise (trio.ClosedResourceError() if self._closed else trio.BrokenResourceError(str(exc))) from exc
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Return once less than `SEND_BUFFER_BYTES` are queued."""
+        with _Exclusive(self):
+            await trio.lowlevel.checkpoint()
+            self._check_open()
+            try:
+                await self._stream.wait_sendable()
+            except (StreamError, ConnectionEnded) as exc:
+                raise (trio.ClosedResourceError() if self._closed else trio.BrokenResourceError(str(exc))) from exc
+
+    async def send_eof(self) -> None:
+        """END_STREAM; what the peer sends still arrives. The second time does nothing."""
+        with _Exclusive(self):
+            await trio.lowlevel.checkpoint()
+            if self._closed:
+                raise trio.ClosedResourceError
+            if not self._stream.sent_end:
+                try:
+                    await self._stream.finish()
+                except (StreamError, ConnectionEnded) as exc:
+                    raise trio.BrokenResourceError(str(exc)) from exc
+
+    async def aclose(self) -> None:
+        """END_STREAM, then RST_STREAM(NO_ERROR) where the peer has not ended. Cancelled, it resets."""
+        stream = self._stream
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._closed = True
+        try:
+            if stream.failure is None and not stream.sent_end:
+                await stream.finish()
+            with trio.move_on_after(CLOSE_SECONDS):
+                while stream.failure is None and not stream.h2.local_ended:
+                    await stream.writable.wait()
+            await trio.lowlevel.checkpoint()
+        finally:
+            stream.reset(ErrorCode.NO_ERROR if stream.h2.local_ended else ErrorCode.CANCEL)
+
+    def reset(self, code: int) -> None:
+        """RST_STREAM, unless both directions have ended in order."""
+        self._closed = True
+        self._stream.reset(code)
+
+    def _check_open(self) -> None:
+        if self._closed or self._stream.sent_end:
+            raise trio.ClosedResourceError
+
+
+class _Exclusive:
+    """Refuses the second task that sends, as `trio.abc.SendStream` asks for."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, owner: UpgradedStream) -> None:
+        self._owner = owner
+
+    def __enter__(self) -> None:
+        if self._owner.sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._owner.sending = True
+
+    def __exit__(self, *_: object) -> None:
+        self._owner.sending = False
+
+
+def _take(chunks: deque[bytes], limit_bytes: int) -> bytes:
+    """The first chunks joined, as many as fit the limit, at least one."""
+    taken = [chunks.popleft()]
+    size = len(taken[0])
+    while chunks and size + len(chunks[0]) <= limit_bytes:
+        size += len(chunks[0])
+        taken.append(chunks.popleft())
+    return b"".join(taken) if len(taken) > 1 else taken[0]
