@@ -18,13 +18,30 @@ from moorline.kubeconfig import Address, address_of, render_kubeconfig
         ("https://[::1]:8443", "https://[::1]:8443/k8s-proxy", "pat:prod:mlu_x"),
         ("https://front.example/kas/k8s-proxy/", "https://front.example/kas/k8s-proxy", "pat:prod:mlu_x"),
         ("https://kas.example/agents/prod/k8s/", "https://kas.example/agents/prod/k8s", "mlu_x"),
-        ("https://kas.example/agents/other/k8s", "https://kas.example/agents/other/k8s", "pat:prod:mlu_x"),
+        ("https://front.example/a/agents/prod/k8s", "https://front.example/a/agents/prod/k8s", "mlu_x"),
         ("https://prod.k8s.kas.example", "https://prod.k8s.kas.example", "mlu_x"),
         ("https://prod2.k8s.kas.example", "https://prod2.k8s.kas.example/k8s-proxy", "pat:prod:mlu_x"),
     ],
 )
 def test_the_address_follows_from_what_the_url_already_names(given: str, server: str, bearer: str) -> None:
     assert Address(server=server, bearer=bearer) == address_of("prod", "mlu_x", given)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://kas.example",
+        "kas.example:8443",
+        "https://",
+        "https://kas.example/agents/other/k8s",
+        "https://kas.example/api",
+        "https://me:secret@kas.example",
+        "https://kas.example?agent=prod",
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        address_of("prod", "mlu_x", url)
 
 
 def test_the_file_says_where_whom_to_trust_and_who_asks() -> None:
