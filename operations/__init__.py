@@ -1,1 +1,1 @@
-"""operations: what a long-running process owes its operator: configuration, logs, signals, watched files, exit codes."""
+"""operations: what a long-running process owes its operator: configuration, logs, signals, watched files, exits."""
