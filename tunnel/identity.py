@@ -93,7 +93,8 @@ def _structure(block: dict[str, Any]) -> Identity:
     unknown = block.keys() - _KEYS
     if unknown:
         raise RemoteProtocolError("identity block with unknown keys", status=400)
-    mode, role = block.get("mode"), block.get("role", "full")
+    mode: Any = block.get("mode")
+    role: Any = block.get("role", "full")
     if mode not in get_args(Mode) or role not in get_args(Role):
         raise RemoteProtocolError("identity block with an unknown mode or role", status=400)
     texts = [block.get("user", ""), block.get("uid", ""), block.get("request_id", "")]

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
 
 from tunnel.errors import ConnectionEnded, ErrorCode, RemoteProtocolError, StreamError, TunnelError
-from tunnel.messages import ByteStream, Downstream, ResponseHead, Upstream, field_value
+from tunnel.messages import BodyReader, ByteStream, Downstream, ResponseHead, Upstream, field_value
 from tunnel.wakeup import Wakeup
 
 MAX_INTERIM_HEADS = 16
@@ -75,6 +75,8 @@ class DownstreamGone(TunnelError):
 class Progress:
     """What has happened so far; kept up to date while `relay` runs, valid however it ends."""
 
+    request_taken: bool = False
+    """Whether any byte of the request body was taken from the caller: it cannot be sent a second time."""
     request_bytes: int = 0
     """Body bytes (or bytes of the upgraded stream) towards the upstream."""
     response_bytes: int = 0
@@ -88,6 +90,7 @@ class Progress:
 
 
 HeadFilter = Callable[[ResponseHead], ResponseHead]
+Inspection = Callable[[ResponseHead, BodyReader], Awaitable[None]]
 BoundaryFor = Callable[[ResponseHead], Boundary | None]
 
 
@@ -102,6 +105,8 @@ class RelayOptions:
     continue_seconds: float = math.inf
     """With ``expect: 100-continue``: how long the body is held back when no 100 comes (agentk: 1 s; kas: for ever,
     since its own deadline for the head applies)."""
+    inspect: Inspection | None = None
+    """Awaited with each final head before anything of it is relayed; may read the body and raise `TunnelError`."""
     boundary_for: BoundaryFor | None = None
     """For a watch: what finds the events in the body of this response."""
 
@@ -142,7 +147,7 @@ async def _relay_both_ways(
         async def receive_response() -> None:
             try:
                 await _relay_response(downstream, upstream, options, progress, gate)
-            except (UpstreamFailed, DownstreamGone) as exc:
+            except TunnelError as exc:  # raised again below, outside of the nursery, so that no group wraps it
                 failures.append(exc)
             nursery.cancel_scope.cancel()
 
@@ -192,6 +197,7 @@ async def _relay_request_body(
             data = await downstream.body.receive()
         except _UPSTREAM_ERRORS as exc:
             raise DownstreamGone(f"the request body was cut off: {exc}") from exc
+        progress.request_taken = True
         try:
             if not data:
                 await writer.finish(downstream.body.trailers)
@@ -252,6 +258,8 @@ async def _relay_response(
         head = await _receive_head(downstream, upstream, options, gate)
     else:
         head = await _receive_head_in_time(downstream, upstream, options, gate)
+    if options.inspect is not None:
+        await options.inspect(head, upstream.body)
     is_upgrade = downstream.request.protocol is not None
     if head.status == 101:
         await _relay_upgrade(downstream, upstream, options.filter_head(head), progress)

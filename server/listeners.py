@@ -1,0 +1,96 @@
+"""The proxy listener: one accepted connection becomes HTTP/1.1 or HTTP/2 requests for the pipeline.
+
+ALPN decides; a client that offers none speaks HTTP/1.1 (kubectl's exec and port-forward do so).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from server.config import FrontLimits
+from server.status import render_plain_refusal
+from tunnel.connection import Connection, ConnectionTimes
+from tunnel.errors import ConnectionEnded
+from tunnel.h2.engine import EngineConfig, Role
+from tunnel.h2.windows import WindowBudget
+from tunnel.http1.server import Http1Limits, Http1Server
+from tunnel.messages import Downstream
+from tunnel.transports.base import Transport
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Downstream], Awaitable[None]]
+
+
+class Front:
+    """Serves the connections of callers."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        engine: EngineConfig,
+        budget: WindowBudget,
+        times: ConnectionTimes,
+        http1: Http1Limits,
+    ) -> None:
+        self._handler = handler
+        self._engine = engine
+        self._budget = budget
+        self._times = times
+        self._http1 = http1
+        self._connections: set[Connection | Http1Server] = set()
+        self._is_draining = False
+
+    async def serve(self, transport: Transport) -> None:
+        """Serve one connection to its end. Raises nothing that its peer can cause."""
+        if transport.info.alpn == "h2":
+            await self._serve_http2(transport)
+        else:
+            await self._serve_http1(transport)
+
+    def drain(self) -> None:
+        """Take no new requests on the connections that are here; what runs ends in its own time."""
+        self._is_draining = True
+        for connection in list(self._connections):
+            connection.drain()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections of callers are open."""
+        return len(self._connections)
+
+    async def _serve_http2(self, transport: Transport) -> None:
+        connection = Connection(
+            transport,
+            role=Role.RESPONDER,
+            config=self._engine,
+            handler=self._handler,
+            budget=self._budget,
+            times=self._times,
+            name=f"front {transport.info.peer}",
+        )
+        self._connections.add(connection)
+        try:
+            if self._is_draining:
+                connection.drain()
+            await connection.run()
+        except ConnectionEnded as exc:
+            logger.debug("a caller's HTTP/2 connection ended", extra={"peer": transport.info.peer, "error": str(exc)})
+        finally:
+            self._connections.discard(connection)
+
+    async def _serve_http1(self, transport: Transport) -> None:
+        server = Http1Server(transport, self._handler, limits=self._http1, render_error=render_plain_refusal)
+        self._connections.add(server)
+        try:
+            if self._is_draining:
+                server.drain()
+            await server.run()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            logger.debug("a caller's HTTP/1.1 connection broke", extra={"peer": transport.info.peer, "error": str(exc)})
+        finally:
+            self._connections.discard(server)
