@@ -35,9 +35,8 @@ _FIELD_BYTES = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
 UPGRADES = frozenset([b"websocket", b"SPDY/3.1"])
 """The upgrade tokens that Kubernetes clients use, as they are sent on."""
 
-_SPECIAL_IN_REQUEST = frozenset([b"host", b"content-length", b"transfer-encoding", b"upgrade"])
-_NOT_AMONG_FIELDS = frozenset([b"host", b"transfer-encoding"])
-_SPECIAL_IN_RESPONSE = frozenset([b"content-length", b"transfer-encoding", b"connection"])
+_AT_MOST_ONCE = (b"content-length", b"host", b"transfer-encoding")
+_VERSIONS = {b"1.1": (1, 1), b"1.0": (1, 0)}
 
 
 class BodyKind(enum.Enum):
@@ -129,46 +128,50 @@ def parse_request_head(
     method, target, version_text = match.groups()
     if len(target) > limits.target_bytes:
         raise RemoteProtocolError(f"request target longer than {limits.target_bytes} bytes", status=414)
-    if version_text == b"1.1":
-        version = (1, 1)
-    elif version_text == b"1.0":
-        version = (1, 0)
-    else:
+    version = _VERSIONS.get(version_text)
+    if version is None:
         raise RemoteProtocolError("only HTTP/1.0 and HTTP/1.1 are spoken here", status=505)
-    fields: Fields = []
-    special: Fields = []
-    for name, value in _field_lines(block, match.end(), limits.request_head_lines, status=431):
-        name = name.lower()
-        if name in _SPECIAL_IN_REQUEST:
-            special.append((name, value))
-            if name in _NOT_AMONG_FIELDS:
-                continue
-        fields.append((name, value))
-    hosts = [value for name, value in special if name == b"host"]
-    if len(hosts) > 1 or (not hosts and version == (1, 1)):
-        raise RemoteProtocolError("a request has exactly one Host field")
-    authority = hosts[0] if hosts else b""
-    if not _AUTHORITY.fullmatch(authority):
+    fields, by_name = _read_fields(block, match.end(), limits.request_head_lines, status=431)
+    host = by_name.get(b"host")
+    if host is None:
+        if version == (1, 1):
+            raise RemoteProtocolError("a request without a Host field")
+        authority = b""
+    elif _AUTHORITY.fullmatch(host):
+        authority = host
+        fields.remove((b"host", host))
+    else:
         raise RemoteProtocolError("malformed Host field")
     if target[0] != 0x2F or method == b"CONNECT":
-        target, authority = _other_target_form(method, target, authority, bool(hosts))
-    head = RequestHead(method, target, authority, fields, None, None, True, version)
-    if len(special) > len(hosts):
-        _frame_request(head, special, upgrades)
+        target, authority = _other_target_form(method, target, host)
+    length = _content_length(by_name)
+    chunked = _is_chunked(by_name, version)
+    head = RequestHead(method, target, authority, fields, None, length, not (chunked or length), version)
+    if chunked:
+        fields[:] = [line for line in fields if line[0] != b"transfer-encoding"]
+    if b"upgrade" in by_name:
+        _note_upgrade(head, upgrades)
     return head
 
 
-def _field_lines(block: bytes, start: int, limit_lines: int, *, status: int) -> list[tuple[bytes, bytes]]:
-    """Names as they came, and values without surrounding white space, of all lines from ``start`` on."""
+def _read_fields(block: bytes, start: int, limit_lines: int, *, status: int) -> tuple[Fields, dict[bytes, bytes]]:
+    """All field lines from ``start`` on, and their values by name (the last one where a name is repeated).
+
+    What frames and routes a message comes once at most: the rest of this module may rely on it.
+    """
     count = block.count(b"\n", start)
     if count > limit_lines:
         raise RemoteProtocolError(f"more than {limit_lines} field lines", status=status)
-    lines: list[tuple[bytes, bytes]] = _FIELD_LINE.findall(block, start)
+    lines = _FIELD_LINE.findall(block, start)
     if len(lines) != count:
         raise RemoteProtocolError(_describe_bad_line(block, start))
-    if b" \r" in block or b"\t\r" in block:
-        return [(name, value.rstrip(b" \t")) for name, value in lines]
-    return lines
+    fields = [(name.lower(), value.rstrip()) for name, value in lines]  # SP and HTAB: no other white space got this far
+    by_name = dict(fields)
+    if len(by_name) != len(fields):
+        for single in _AT_MOST_ONCE:
+            if single in by_name and sum(name == single for name, _ in fields) > 1:
+                raise RemoteProtocolError(f"more than one {single.title().decode()} field")
+    return fields, by_name
 
 
 def _describe_bad_line(block: bytes, start: int) -> str:
@@ -181,57 +184,52 @@ def _describe_bad_line(block: bytes, start: int) -> str:
     return "malformed head: not a field line"
 
 
-def _other_target_form(method: bytes, target: bytes, authority: bytes, has_host: bool) -> tuple[bytes, bytes]:
+def _other_target_form(method: bytes, target: bytes, host: bytes | None) -> tuple[bytes, bytes]:
     """Target and authority of a request that is not in origin-form (RFC 9112 §3.2)."""
     if method == b"CONNECT":
         raise RemoteProtocolError("CONNECT is not offered here", status=405)
     if target == b"*":
         if method != b"OPTIONS":
             raise RemoteProtocolError("the target * is for OPTIONS only")
-        return target, authority
+        return target, host or b""
     match = _ABSOLUTE_FORM.fullmatch(target)
     if match is None:
         raise RemoteProtocolError("malformed request target")
-    target_authority, rest = match.groups()
-    if not _AUTHORITY.fullmatch(target_authority):
+    authority, rest = match.groups()
+    if not _AUTHORITY.fullmatch(authority):
         raise RemoteProtocolError("malformed authority in the request target")
-    if has_host and target_authority.lower() != authority.lower():
+    if host is not None and authority.lower() != host.lower():
         raise RemoteProtocolError("the request target and the Host field name different authorities")
     if not rest:
-        return b"*" if method == b"OPTIONS" else b"/", target_authority
-    return rest if rest.startswith(b"/") else b"/" + rest, target_authority
+        return b"*" if method == b"OPTIONS" else b"/", authority
+    return rest if rest.startswith(b"/") else b"/" + rest, authority
 
 
-def _content_length(special: Fields) -> int | None:
-    lengths = [value for name, value in special if name == b"content-length"]
-    if not lengths:
+def _content_length(by_name: dict[bytes, bytes]) -> int | None:
+    value = by_name.get(b"content-length")
+    if value is None:
         return None
-    if len(lengths) > 1:
-        raise RemoteProtocolError("more than one Content-Length")
-    if not _LENGTH.fullmatch(lengths[0]):
+    if not _LENGTH.fullmatch(value):
         raise RemoteProtocolError("malformed Content-Length")
-    return int(lengths[0])
+    return int(value)
 
 
-def _is_chunked(special: Fields, length: int | None, version: tuple[int, int]) -> bool:
-    codings = [value for name, value in special if name == b"transfer-encoding"]
-    if not codings:
+def _is_chunked(by_name: dict[bytes, bytes], version: tuple[int, int]) -> bool:
+    coding = by_name.get(b"transfer-encoding")
+    if coding is None:
         return False
-    if len(codings) > 1 or codings[0].lower() != b"chunked":
+    if coding.lower() != b"chunked":
         raise RemoteProtocolError("the only Transfer-Encoding spoken here is chunked")
-    if length is not None:
+    if b"content-length" in by_name:
         raise RemoteProtocolError("both Content-Length and Transfer-Encoding")
     if version != (1, 1):
         raise RemoteProtocolError("Transfer-Encoding in HTTP/1.0")
     return True
 
 
-def _frame_request(head: RequestHead, special: Fields, upgrades: frozenset[bytes]) -> None:
-    """Fill in the length and the upgrade."""
-    length = head.content_length = _content_length(special)
-    chunked = _is_chunked(special, length, head.http_version)
-    head.ended = not (chunked or length)
-    wanted = [value.lower() for name, value in special if name == b"upgrade"]
+def _note_upgrade(head: RequestHead, upgrades: frozenset[bytes]) -> None:
+    """Set ``head.protocol`` where one upgrade is asked for, properly, that is understood here."""
+    wanted = [value.lower() for name, value in head.fields if name == b"upgrade"]
     if len(wanted) != 1 or head.http_version != (1, 1):
         return
     token = next((known for known in upgrades if known.lower() == wanted[0]), None)
@@ -275,18 +273,12 @@ def _parse_response_head(
         raise RemoteProtocolError("malformed status line")
     version = (1, 1) if match[1] == b"1" else (1, 0)
     status = int(match[2])
-    fields: Fields = []
-    special: Fields = []
-    for name, value in _field_lines(block, match.end(), limits.response_head_lines, status=502):
-        name = name.lower()
-        if name in _SPECIAL_IN_RESPONSE:
-            special.append((name, value))
-            if name in _NOT_AMONG_FIELDS:
-                continue
-        fields.append((name, value))
-    length = _content_length(special)
-    chunked = _is_chunked(special, length, version)
-    persists = version == (1, 1) and persistent(special, version)
+    fields, by_name = _read_fields(block, match.end(), limits.response_head_lines, status=502)
+    length = _content_length(by_name)
+    chunked = _is_chunked(by_name, version)
+    persists = version == (1, 1) and (b"connection" not in by_name or persistent(fields, version))
+    if chunked:
+        fields = [line for line in fields if line[0] != b"transfer-encoding"]
     if status < 200 or status == 204:
         if length is not None:
             fields = [line for line in fields if line[0] != b"content-length"]
@@ -303,7 +295,7 @@ def _parse_response_head(
 
 def parse_fields(block: bytes, *, limit_lines: int) -> Fields:
     """Parse field lines, each with its CRLF: a trailer section. Raises `RemoteProtocolError`."""
-    return [(name.lower(), value) for name, value in _field_lines(block, 0, limit_lines, status=400)]
+    return _read_fields(block, 0, limit_lines, status=400)[0]
 
 
 _ODD_NAMES = {
