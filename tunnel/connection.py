@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -49,7 +48,9 @@ from tunnel.h2.events import (
 from tunnel.h2.stream import Stream
 from tunnel.h2.windows import WindowBudget
 from tunnel.heads import request_fields, request_head
+from tunnel.liveness import DEFAULT_TIMES, ConnectionTimes, Liveness, Verdict
 from tunnel.messages import Fields, RequestHead
+from tunnel.openings import Openings
 from tunnel.streams import Http2Stream, RequestStream, ServedStream
 from tunnel.transports.base import Transport
 from tunnel.wakeup import Wakeup
@@ -65,26 +66,13 @@ FAREWELL_SECONDS = 2.0
 OPEN_WAIT_SECONDS = 1.0
 """How long a request waits for the peer's MAX_CONCURRENT_STREAMS before it is refused."""
 
+TICK_SECONDS = 5.0
+"""How late a deadline of the engine may be met: all of them are coarse."""
+
 DRAIN_PING = b"ml-drain"
 FIRST_GOAWAY_ID = 2**31 - 1
 
 Handler = Callable[[ServedStream], Awaitable[None]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionTimes:
-    """When a connection counts as dead, idle or unwelcome. All in seconds."""
-
-    ping_interval: float = 15.0
-    """A PING goes out this long after the last one was answered."""
-    ping_deadline: float = 15.0
-    """The peer is unresponsive when no frame of any kind has come for this long after a PING."""
-    idle: float = math.inf
-    """Without streams for this long, the connection is closed (a front; tunnels live without streams)."""
-    stranger: float = math.inf
-    """Without an authenticated request for this long, the connection is closed (a front)."""
-    stranger_answers: float = math.inf
-    """The same, counted in answers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +83,6 @@ class ConnectionStatistics:
     unsent_bytes: int
     round_trip_seconds: float | None
     engine: EngineStatistics
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class _Opening:
-    """A request that waits for a stream to become free."""
-
-    wakeup: Wakeup
-    granted: bool = False
 
 
 class Connection:
@@ -116,7 +96,7 @@ class Connection:
         config: EngineConfig,
         handler: Handler | None = None,
         budget: WindowBudget | None = None,
-        times: ConnectionTimes = ConnectionTimes(),
+        times: ConnectionTimes = DEFAULT_TIMES,
         on_going_away: Callable[[str], None] | None = None,
         name: str = "http2",
     ) -> None:
@@ -124,24 +104,18 @@ class Connection:
         self._transport = transport
         self._engine = Engine(role, config, budget=budget, now=trio.current_time())
         self._handler = handler
-        self._times = times
         self._on_going_away = on_going_away
         self._name = name
         self._streams: set[Http2Stream] = set()
         self._accepted: list[ServedStream] = []
-        self._openings: dict[str, deque[_Opening]] = {}
+        self._openings = Openings()
         self._writer_wakeup = Wakeup()
         self._ready = trio.Event()
         self._ended = trio.Event()
         self._idle = trio.Event()
         self._failure: ConnectionEnded | None = None
         self._closing = False
-        self._known = False
-        self._answers = 0
-        self._last_received = trio.current_time()
-        self._opened_at = self._last_received
-        self._idle_since = self._last_received
-        self._ping_sent_at: float | None = None
+        self._liveness = Liveness(times, trio.current_time())
         self._ping_number = 0
         self.round_trip_seconds: float | None = None
         """The last measured round trip of a PING; None before the first."""
@@ -255,36 +229,17 @@ class Connection:
         h2 = self._engine.open_stream(request_fields(head), ended=ended)
         stream = RequestStream(self, h2, is_upgrade=is_upgrade, ended=ended)
         h2.owner = stream
-        self._streams.add(stream)
+        self._add(stream)
         self._writer_wakeup.call()
         return stream
 
     async def _wait_for_slot(self, queue: str) -> None:
-        opening = _Opening(Wakeup())
-        waiting = self._openings.setdefault(queue, deque())
-        waiting.append(opening)
-        try:
-            with trio.move_on_after(OPEN_WAIT_SECONDS):
-                while not opening.granted and self.is_usable:
-                    await opening.wakeup.wait()
-        finally:
-            if opening in waiting:
-                waiting.remove(opening)
-            if not waiting and self._openings.get(queue) is waiting:
-                del self._openings[queue]
-        if self.is_usable and not (opening.granted and self._engine.can_open):
+        with trio.move_on_after(OPEN_WAIT_SECONDS):
+            while await self._openings.wait(queue):
+                if self._engine.can_open:
+                    return
+        if self.is_usable:
             raise StreamLimitReached(f"{self._name}: no stream became free within {OPEN_WAIT_SECONDS:g} s")
-
-    def _admit_waiting(self) -> None:
-        """A stream ended: let the first of the next queue go. Queues take turns, so one credential cannot starve others."""
-        if self._openings and self._engine.can_open:
-            queue, waiting = next(iter(self._openings.items()))
-            opening = waiting.popleft()
-            del self._openings[queue]
-            if waiting:
-                self._openings[queue] = waiting
-            opening.granted = True
-            opening.wakeup.call()
 
     # --- called by streams --------------------------------------------------------------------------
 
@@ -318,7 +273,7 @@ class Connection:
 
     def authenticated(self) -> None:
         """A request on this connection was authenticated; the limits for strangers no longer apply."""
-        self._known = True
+        self._liveness.authenticated()
 
     def _after_sending(self, h2: Stream, ended: bool) -> None:
         self._writer_wakeup.call()
@@ -330,12 +285,17 @@ class Connection:
         if stream is not None and not isinstance(stream, ServedStream):
             self._discard(stream)
 
+    def _add(self, stream: Http2Stream) -> None:
+        self._streams.add(stream)
+        self._liveness.idle_since = None
+
     def _discard(self, stream: Http2Stream) -> None:
         self._streams.discard(stream)
         if not self._streams:
-            self._idle_since = trio.current_time()
+            self._liveness.idle_since = trio.current_time()
             self._idle.set()
-        self._admit_waiting()
+        if self._openings and self._engine.can_open:
+            self._openings.admit()
 
     # --- tasks ----------------------------------------------------------------------------------------
 
@@ -346,7 +306,7 @@ class Connection:
                 data = await transport.receive_some()
                 if not data:
                     raise ConnectionEnded(f"{self._name}: the peer closed the connection")
-                self._last_received = now = trio.current_time()
+                self._liveness.received_at = now = trio.current_time()
                 for event in engine.receive(data, now):
                     self._dispatch(event)
                 if engine.has_output:
@@ -377,56 +337,31 @@ class Connection:
 
     async def _keep_time(self) -> None:
         """PINGs, the deadlines of the engine, and the limits on idle and unknown peers."""
-        self._send_ping()
+        liveness, engine = self._liveness, self._engine
         while True:
             now = trio.current_time()
-            due = self._next_due(now)
-            # A closing connection has a farewell deadline; everything else is coarse, so a late look costs nothing.
-            await trio.sleep(min(max(due - now, 0.05), 5.0))
-            now = trio.current_time()
-            for event in self._engine.expire(now):
+            for event in engine.expire(now):
                 self._dispatch(event)
-            self._check_alive(now)
-            self._check_welcome(now)
-            if self._engine.has_output:
+            self._act(liveness.verdict(now), now)
+            if engine.has_output:
                 self._writer_wakeup.call()
+            # What falls due later than this look, and earlier than the next, is met at most TICK_SECONDS late.
+            due = min(liveness.due(), engine.deadline() or math.inf)
+            await trio.sleep(min(max(due - now, 0.01), TICK_SECONDS))
 
-    def _next_due(self, now: float) -> float:
-        due = now + 5.0
-        if self._ping_sent_at is not None:
-            due = min(due, max(self._ping_sent_at, self._last_received) + self._times.ping_deadline)
-        deadline = self._engine.deadline()
-        if deadline is not None:
-            due = min(due, deadline)
-        if not self._streams:
-            due = min(due, self._idle_since + self._times.idle)
-        if not self._known:
-            due = min(due, self._opened_at + self._times.stranger)
-        return due
-
-    def _send_ping(self) -> None:
-        self._ping_number += 1
-        self._ping_sent_at = trio.current_time()
-        self._engine.send_ping(b"ml%06x" % (self._ping_number & 0xFFFFFF))
-        self._writer_wakeup.call()
-
-    def _check_alive(self, now: float) -> None:
-        if self._ping_sent_at is None:
-            if now - self._last_ping_at >= self._times.ping_interval:
-                self._send_ping()
-        elif now - max(self._ping_sent_at, self._last_received) >= self._times.ping_deadline:
+    def _act(self, verdict: Verdict, now: float) -> None:
+        if verdict is Verdict.PING:
+            self._ping_number += 1
+            self._liveness.ping_sent(now)
+            self._engine.send_ping(b"ml%06x" % (self._ping_number & 0xFFFFFF))
+        elif verdict is Verdict.UNRESPONSIVE:
+            silent = now - self._liveness.received_at
             raise PeerUnresponsive(
-                f"{self._name}: nothing came from the peer for {now - self._last_received:.0f} s, a PING went unanswered",
-                local=True,
+                f"{self._name}: nothing came from the peer for {silent:.0f} s, and a PING went unanswered", local=True
             )
-
-    _last_ping_at = 0.0
-
-    def _check_welcome(self, now: float) -> None:
-        times = self._times
-        if not self._streams and now - self._idle_since >= times.idle:
+        elif verdict is Verdict.IDLE:
             self.close(debug=b"idle")
-        elif not self._known and (now - self._opened_at >= times.stranger or self._answers >= times.stranger_answers):
+        elif verdict is Verdict.STRANGER:
             self.close(debug=b"unauthenticated")
 
     async def _serve(self, stream: ServedStream) -> None:
@@ -443,12 +378,12 @@ class Connection:
         finally:
             stream.scope = None
             stream.conclude()
-            self._answers += 1
+            self._liveness.answered()
             if not self._ended.is_set():
                 self._engine.release(stream.h2)
                 self._writer_wakeup.call()
             self._discard(stream)
-            if not self._known and self._answers >= self._times.stranger_answers:
+            if self._liveness.verdict(trio.current_time()) is Verdict.STRANGER:
                 self.close(debug=b"unauthenticated")
 
     # --- events ---------------------------------------------------------------------------------------
@@ -488,7 +423,8 @@ class Connection:
             self._on_pong(event.payload)
         elif isinstance(event, SettingsReceived):
             self._ready.set()
-            self._admit_waiting()
+            if self._engine.can_open:
+                self._openings.admit()
         elif isinstance(event, PeerGoingAway):
             self._on_peer_going_away(event)
         elif isinstance(event, HeadTooLarge):
@@ -520,19 +456,18 @@ class Connection:
 
     def _add_served(self, stream: ServedStream, h2: Stream) -> None:
         h2.owner = stream
-        self._streams.add(stream)
+        self._add(stream)
         self._accepted.append(stream)
 
     def _on_pong(self, payload: bytes) -> None:
         if payload == DRAIN_PING:
             self._engine.go_away(last_stream_id=self._engine.highest_peer_stream_id, debug=b"drain")
             self._writer_wakeup.call()
-        elif self._ping_sent_at is not None:
-            now = trio.current_time()
-            self.round_trip_seconds = now - self._ping_sent_at
-            self._engine.note_round_trip(self.round_trip_seconds)
-            self._ping_sent_at = None
-            self._last_ping_at = now
+        else:
+            round_trip = self._liveness.ponged(trio.current_time())
+            if round_trip is not None:
+                self.round_trip_seconds = round_trip
+                self._engine.note_round_trip(round_trip)
 
     def _on_peer_going_away(self, event: PeerGoingAway) -> None:
         self.peer_is_going_away = True
@@ -541,7 +476,7 @@ class Connection:
             logger.warning("%s: the peer goes away: %s %s", self._name, error_code_name(event.code), debug)
         if self._on_going_away is not None:
             self._on_going_away(debug)
-        self._wake_openings()
+        self._openings.wake_all()
 
     # --- the end --------------------------------------------------------------------------------------
 
@@ -554,12 +489,7 @@ class Connection:
             stream.discard_received()
         self._streams.clear()
         self._idle.set()
-        self._wake_openings()
-
-    def _wake_openings(self) -> None:
-        for waiting in self._openings.values():
-            for opening in waiting:
-                opening.wakeup.call()
+        self._openings.wake_all()
 
 
 def _first_text(group: BaseExceptionGroup[BaseException]) -> str:

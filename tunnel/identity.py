@@ -65,6 +65,8 @@ def decode_identity(fields: Fields) -> Identity:
 def _parse_block(value: bytes) -> Identity:
     if len(value) > MAX_BLOCK_BYTES:
         raise RemoteProtocolError(f"identity block of {len(value)} bytes, at most {MAX_BLOCK_BYTES}", status=400)
+    if b"=" in value:
+        raise RemoteProtocolError("identity block with padding", status=400)
     try:
         padded = value + b"=" * (-len(value) % 4)
         text = base64.b64decode(padded, altchars=b"-_", validate=True)
