@@ -22,10 +22,9 @@ class Address:
 def address_of(agent_id: str, token: str, server: str) -> Address:
     """How one agent is addressed at a kas whose URL is ``server``.
 
-    A URL without a path gets ``/k8s-proxy``, and the token names the agent; so does one whose path ends with
-    ``/k8s-proxy``, for what something in front of kas may have put before it. A URL that ends with
-    ``/agents/<agent>/k8s``, or whose host name begins with ``<agent>.k8s.``, names the agent itself.
-    Raises `ValueError` for any other URL.
+    A URL without a path gets ``/k8s-proxy``, and the token names the agent; so does one with a path of its own, for a
+    kas that is configured with another prefix. A URL that ends with ``/agents/<agent>/k8s``, or whose host name begins with
+    ``<agent>.k8s.``, names the agent itself. Raises `ValueError` for a URL that cannot work.
     """
     parts = urllib.parse.urlsplit(server)
     path = parts.path.rstrip("/")
@@ -33,11 +32,8 @@ def address_of(agent_id: str, token: str, server: str) -> Address:
         raise ValueError(f"{server!r} is not the URL of a kas: expected https://HOST[:PORT][/PATH]")
     if path.endswith(f"/agents/{agent_id}/k8s") or (not path and parts.hostname.startswith(f"{agent_id}.k8s.")):
         return Address(server=parts._replace(path=path).geturl(), bearer=token)
-    if path and not path.endswith("/k8s-proxy"):
-        raise ValueError(
-            f"{server!r} leads nowhere at kas: expected no path, one that ends with /k8s-proxy, "
-            f"or one that ends with /agents/{agent_id}/k8s"
-        )
+    if path.endswith("/k8s") and "/agents/" in path:
+        raise ValueError(f"{server!r} leads to another agent: expected a path that ends with /agents/{agent_id}/k8s")
     return Address(server=parts._replace(path=path or "/k8s-proxy").geturl(), bearer=f"pat:{agent_id}:{token}")
 
 
