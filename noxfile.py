@@ -33,6 +33,8 @@ PURE_MODULES = [
     "tunnel/http1/heads.py",
     "tunnel/http1/framing.py",
     "tunnel/fields.py",
+    "tunnel/heads.py",
+    "tunnel/liveness.py",
     "tunnel/messages.py",
     "tunnel/errors.py",
     "tunnel/identity.py",
