@@ -1,0 +1,81 @@
+"""The pages in `docs/` say what the code does: generated ones are up to date, examples work, and names exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunnel.identity import FIELD_NAME, Identity, decode_identity
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+PACKAGES = "tunnel|agent|server|bff|moorline|operations"
+
+
+def page(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_configuration_page_is_what_the_code_says() -> None:
+    program = [sys.executable, "-P", str(DOCS / "generate_configuration.py"), "--check"]
+    run = subprocess.run(program, capture_output=True, text=True, timeout=60)
+
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_module_that_a_page_names_exists(path: Path) -> None:
+    missing = []
+    subprotocol = {"moorline.v1"}
+    for name in set(re.findall(rf"`((?:{PACKAGES})(?:\.\w+)+)`", path.read_text())) - subprotocol:
+        parts = name.split(".")
+        module = next(
+            (".".join(parts[:length]) for length in range(len(parts), 0, -1) if _exists(".".join(parts[:length]))),
+            None,
+        )
+        rest = parts[len((module or "").split(".")) :]
+        target: object = importlib.import_module(module) if module and "." in module else None
+        for attribute in rest:
+            target = getattr(target, attribute, None)
+        if target is None:
+            missing.append(name)
+
+    assert sorted(missing) == []
+
+
+def _exists(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_file_that_a_page_names_exists(path: Path) -> None:
+    named = re.findall(r"`((?:docs|tests|\.ci)/[\w./-]+)`", path.read_text())
+
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_no_page_has_a_place_that_waits_to_be_filled(path: Path) -> None:
+    assert re.findall(r"@@\w+@@|TODO|FIXME|XXX", path.read_text()) == []
+
+
+def test_the_example_of_an_identity_block_is_one() -> None:
+    (value,) = re.findall(r"^moorline-identity: (\S+)$", page("protocol.md"), re.MULTILINE)
+
+    assert decode_identity([(FIELD_NAME, value.encode())]) == Identity(
+        mode="impersonate", user="alice", groups=("dev",), request_id="7c1f"
+    )
