@@ -23,8 +23,8 @@ def address_of(agent_id: str, token: str, server: str) -> Address:
     """How one agent is addressed at a kas whose URL is ``server``.
 
     A URL without a path gets ``/k8s-proxy``, and the token names the agent; so does one with a path of its own, for a
-    kas that is configured with another prefix. A URL that ends with ``/agents/<agent>/k8s``, or whose host name begins with
-    ``<agent>.k8s.``, names the agent itself. Raises `ValueError` for a URL that cannot work.
+    kas that is configured with another prefix. A URL that ends with ``/agents/<agent>/k8s``, or whose host name begins
+    with ``<agent>.k8s.``, names the agent itself. Raises `ValueError` for a URL that cannot work.
     """
     parts = urllib.parse.urlsplit(server)
     path = parts.path.rstrip("/")
