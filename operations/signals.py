@@ -20,8 +20,9 @@ async def handle_signals(
     """Call ``drain`` on the first signal and ``stop`` on the second, then return.
 
     Start it with ``nursery.start`` in the nursery that it is to end, before anything else: from then on Ctrl-C raises
-    no `KeyboardInterrupt`. ``stop`` is usually that nursery's ``cancel_scope.cancel``. When the drain is over, cancel the
-    nursery; cancelled, this gives the signals back. Runs in the main thread only, as Python demands of signal handlers.
+    no `KeyboardInterrupt`. ``stop`` is usually that nursery's ``cancel_scope.cancel``. When the drain is over, cancel
+    the nursery; cancelled, this gives the signals back. Runs in the main thread only, as Python demands of signal
+    handlers.
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
         task_status.started()

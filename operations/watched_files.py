@@ -4,7 +4,8 @@ Polling is right here: Kubernetes swaps a symlink two directories up, editors re
 report nothing; a stat through the path sees all of it, and costs microseconds.
 
 A new version is loaded in a worker thread and taken over in the event loop. While it cannot be loaded, the old one
-stays in force, and the log says so once per change. An empty or missing file is such a failure too: it never means "nobody".
+stays in force, and the log says so once per change. An empty or missing file is such a failure
+too: it never means "nobody".
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ class WatchedFiles:
         """Load the files now, and again whenever one of them changes; returns a function that ends the watching.
 
         ``what`` names them in the log ("access file"). ``load`` reads and parses; it runs in a worker thread, except
-        for this first time, and fails by raising. ``apply`` takes over what it returned, in the event loop, and must not
-        fail. The first time, failures are raised to the caller: `FileProblem`, `OSError`, or whatever ``load`` raises.
+        for this first time, and fails by raising. ``apply`` takes over what it returned, in the event loop, and must
+        not fail. The first time, failures are raised to the caller: `FileProblem`, `OSError`, or whatever ``load``
+        raises.
         """
         group = (paths,) if isinstance(paths, Path) else tuple(paths)
         watched = _Watched(what, group, load, apply, _signature(group))

@@ -1,0 +1,199 @@
+"""Observers of exchanges, and the first of them: one line in the log for each exchange.
+
+Observers see an exchange start, get its head and end. They run in the task of the exchange, so they are synchronous and
+quick, and whatever they raise is contained by `Observers`. The line holds no credential: query values whose names speak
+of one are replaced, and the target is cut off at a kilobyte.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
+
+from server.errors import Hop
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("kas.access")
+
+_TARGET_BYTES = 1024
+_REDACTED = b"[redacted]"
+_SECRET_NAME = re.compile(
+    rb"token|secret|passw|authorization|credential|signature|api[_-]?key|\bsig\b|\bjwt\b", re.IGNORECASE
+)
+
+
+class ExchangeFacts(Protocol):
+    """What observers read of an exchange. Times are those of `trio.current_time`; sizes are of message bodies."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def user(self) -> str:
+        """Empty where no caller was recognised."""
+        ...
+
+    @property
+    def credential_id(self) -> str: ...
+    @property
+    def agent_id(self) -> str:
+        """Empty where the request addressed none."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """Address and port from which the caller connected."""
+        ...
+
+    @property
+    def origin(self) -> bytes: ...
+    @property
+    def method(self) -> bytes: ...
+    @property
+    def target(self) -> bytes:
+        """As received."""
+        ...
+
+    @property
+    def verb_class(self) -> str: ...
+    @property
+    def status(self) -> int:
+        """0 where no head was sent."""
+        ...
+
+    @property
+    def request_bytes(self) -> int: ...
+    @property
+    def response_bytes(self) -> int: ...
+    @property
+    def started_at(self) -> float: ...
+    @property
+    def head_at(self) -> float | None: ...
+    @property
+    def ended_at(self) -> float | None: ...
+    @property
+    def outcome(self) -> str:
+        """One word or a few: completed, refused, reset, cut between events, …"""
+        ...
+
+    @property
+    def failed_hop(self) -> Hop | None: ...
+    @property
+    def ended_by(self) -> str:
+        """Who ended it: caller, upstream, agent, tunnel, kas, revocation, drain."""
+        ...
+
+
+class Observer(Protocol):
+    """Somebody who watches exchanges go by."""
+
+    def started(self, exchange: ExchangeFacts) -> None:
+        """The request head is here."""
+        ...
+
+    def head_sent(self, exchange: ExchangeFacts) -> None:
+        """The final response head has been handed to the caller's connection."""
+        ...
+
+    def ended(self, exchange: ExchangeFacts) -> None:
+        """The exchange is over, in whatever way. Called exactly once."""
+        ...
+
+
+class Observers:
+    """Several observers as one. What one of them raises is logged and goes no further."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = tuple(observers)
+
+    def started(self, exchange: ExchangeFacts) -> None:
+        """Tell every observer."""
+        for observer in self._observers:
+            try:
+                observer.started(exchange)
+            except Exception:  # noqa: BLE001 - an exchange must not fail because of who watches it
+                _log_failure(observer, exchange)
+
+    def head_sent(self, exchange: ExchangeFacts) -> None:
+        """Tell every observer."""
+        for observer in self._observers:
+            try:
+                observer.head_sent(exchange)
+            except Exception:  # noqa: BLE001 - an exchange must not fail because of who watches it
+                _log_failure(observer, exchange)
+
+    def ended(self, exchange: ExchangeFacts) -> None:
+        """Tell every observer."""
+        for observer in self._observers:
+            try:
+                observer.ended(exchange)
+            except Exception:  # noqa: BLE001 - an exchange must not fail because of who watches it
+                _log_failure(observer, exchange)
+
+
+def _log_failure(observer: Observer, exchange: ExchangeFacts) -> None:
+    logger.exception(  # noqa: LOG004 - called from handlers only
+        "an observer of exchanges failed",
+        extra={"observer": type(observer).__name__, "request_id": exchange.request_id},
+    )
+
+
+class AccessLog:
+    """One line per exchange, when it has ended, on the logger ``kas.access``."""
+
+    def started(self, exchange: ExchangeFacts) -> None:
+        """Nothing: one line per exchange is enough."""
+
+    def head_sent(self, exchange: ExchangeFacts) -> None:
+        """Nothing: one line per exchange is enough."""
+
+    def ended(self, exchange: ExchangeFacts) -> None:
+        """Write the line."""
+        if not access_logger.isEnabledFor(logging.INFO):
+            return
+        started_at = exchange.started_at
+        facts: dict[str, object] = {
+            "request_id": exchange.request_id,
+            "user": exchange.user,
+            "credential_id": exchange.credential_id,
+            "agent_id": exchange.agent_id,
+            "peer": exchange.peer,
+            "origin": exchange.origin.decode("ascii", "backslashreplace"),
+            "method": exchange.method.decode("ascii", "backslashreplace"),
+            "target": loggable_target(exchange.target),
+            "verb_class": exchange.verb_class,
+            "status": exchange.status,
+            "request_bytes": exchange.request_bytes,
+            "response_bytes": exchange.response_bytes,
+            "outcome": exchange.outcome,
+            "ended_by": exchange.ended_by,
+        }
+        if exchange.failed_hop is not None:
+            facts["failed_hop"] = exchange.failed_hop
+        if exchange.head_at is not None:
+            facts["head_seconds"] = round(exchange.head_at - started_at, 6)
+        if exchange.ended_at is not None:
+            facts["seconds"] = round(exchange.ended_at - started_at, 6)
+        access_logger.info("exchange", extra=facts)
+
+
+def loggable_target(target: bytes) -> str:
+    """The target for a log line: without the values of query parameters that may be secrets, and not too long."""
+    path, question_mark, query = target.partition(b"?")
+    if query:
+        target = path + question_mark + b"&".join(_without_secret(pair) for pair in query.split(b"&"))
+    text = target[:_TARGET_BYTES].decode("ascii", "backslashreplace")
+    return text if len(target) <= _TARGET_BYTES else f"{text}… ({len(target)} bytes)"
+
+
+def _without_secret(pair: bytes) -> bytes:
+    name, equals, value = pair.partition(b"=")
+    if not value:
+        return pair
+    decoded = unquote_to_bytes(name) if b"%" in name else name
+    # Some servers still part pairs at ";": then a secret would stand in the value of an innocent name.
+    if _SECRET_NAME.search(decoded) or (b";" in value and _SECRET_NAME.search(value)):
+        return name + equals + _REDACTED
+    return pair
