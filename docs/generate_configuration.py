@@ -24,6 +24,7 @@ from operations.structuring import Range
 from operations.values import Address, ByteCount, Seconds, SecretFile, format_byte_count, format_seconds
 from server.config import KasConfig
 
+_VALUES = (Address, SecretFile)
 TARGET = Path(__file__).with_name("configuration.md")
 
 INTRODUCTION = """\
@@ -167,7 +168,7 @@ def default(field: dataclasses.Field[Any]) -> str:
 def nested_class(wanted: Any) -> Any:
     """The configuration class that a key holds: one, an optional one, or several. None for plain values."""
     for argument in (wanted, *typing.get_args(wanted)):
-        if dataclasses.is_dataclass(argument) and argument not in (Address, SecretFile):
+        if isinstance(argument, type) and dataclasses.is_dataclass(argument) and argument not in _VALUES:
             return argument
     return None
 
