@@ -72,9 +72,8 @@ def in_cluster_context(environment: Mapping[str, str], folder: Path = SERVICE_AC
         for name in ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
         if not environment.get(name)
     ]
-    problems += [
-        f"{folder / name}: there is no such file" for name in ("token", "ca.crt") if not (folder / name).is_file()
-    ]
+    files = [folder / name for name in ("token", "ca.crt")]
+    problems += [f"{path}: there is no such file" for path in files if not path.is_file()]
     port = environment.get("KUBERNETES_SERVICE_PORT", "")
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         problems.append(f"KUBERNETES_SERVICE_PORT: {port!r} is no port")
@@ -162,10 +161,13 @@ class ContextCredentials:
         except (OSError, ValueError) as exc:
             if str(exc) != self._complaint:
                 self._complaint = str(exc)
-                logger.warning("credentials for the kube-apiserver cannot be read again, keeping the old ones: %s", exc)
+                logger.warning(
+                    "credentials for the kube-apiserver cannot be read again; the old ones stay in use",
+                    extra={"error": str(exc)},
+                )
             return
         self._complaint = ""
-        logger.info("credentials for the kube-apiserver have changed: %s", ", ".join(map(str, changed)))
+        logger.info("credentials for the kube-apiserver have changed", extra={"files": ", ".join(map(str, changed))})
 
     def _make_access(self, presented: tuple[str, bytes | None, bytes | None] | None) -> Access:
         token, certificate, key = presented or ("", self._certificate.content, self._key.content)

@@ -86,7 +86,7 @@ class PluginRunner:
             except CredentialsUnavailable as exc:
                 self._failure = exc
                 self._not_before = trio.current_time() + RETRY_SECONDS
-                logger.warning("the credentials plugin failed: %s", exc)
+                logger.warning("the credentials plugin failed", extra={"error": str(exc)})
                 raise
             self._failure = None
             return self._credential
@@ -186,5 +186,5 @@ def _moment(text: str, plugin: ExecPlugin) -> float | None:
     except ValueError:
         raise CredentialsUnavailable(f"{plugin.command} printed an expirationTimestamp that is no time") from None
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.timezone.utc)
+        moment = moment.replace(tzinfo=datetime.UTC)
     return moment.timestamp()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection
 
 from tunnel.errors import RemoteProtocolError
+from tunnel.fields import normalised
 from tunnel.identity import Identity, decode_identity
 from tunnel.messages import Fields, RequestHead
 
@@ -70,15 +71,14 @@ def check_request(request: RequestHead, modes: Collection[str]) -> Identity:
     return identity
 
 
-def request_fields(request: RequestHead, identity: Identity, credentials: Fields) -> Fields:
-    """The field lines for the kube-apiserver: the caller's in their order, then the impersonation, then ``credentials``.
+def request_fields(request: RequestHead, identity: Identity) -> Fields:
+    """The field lines for the kube-apiserver: the caller's in their order, then those of impersonation.
 
     ``request`` has passed `check_request`.
     """
     fields = [field for field in request.fields if not _is_dropped(field[0])]
     if identity.mode == "impersonate":
         fields += impersonation_fields(identity)
-    fields += credentials
     return fields
 
 
@@ -112,7 +112,7 @@ def _check_field(name: bytes, value: bytes) -> None:
             f"kas sent a field {name.decode('ascii', 'replace')}; identity travels in the identity block only"
         )
     if b"_" in name:
-        normal = _normalise(name)
+        normal = normalised(name)
         if normal in _CREDENTIALS or normal.startswith(b"impersonate-"):
             raise _refused("kas sent a field which some servers take for one of identity")
     if name == b"sec-websocket-protocol" and _BEARER_SUBPROTOCOL in value.lower():
@@ -120,12 +120,8 @@ def _check_field(name: bytes, value: bytes) -> None:
 
 
 def _is_dropped(name: bytes) -> bool:
-    # "te" concerns one connection; x-remote-* would be believed by a server that takes the agent for its front proxy.
-    return name == b"te" or _normalise(name).startswith((b"moorline-", b"x-remote-"))
-
-
-def _normalise(name: bytes) -> bytes:
-    return name.replace(b"_", b"-")
+    # x-remote-* would be believed by a server that takes the agent for its front proxy.
+    return normalised(name).startswith((b"moorline-", b"x-remote-"))
 
 
 def _decode(fields: Fields) -> Identity:
@@ -137,9 +133,8 @@ def _decode(fields: Fields) -> Identity:
 
 def _check_identity(identity: Identity, modes: Collection[str]) -> None:
     if identity.mode not in modes:
-        raise _refused(
-            f"kas asks for access mode {identity.mode!r}, and this agent's access.modes allows only {', '.join(sorted(modes))}"
-        )
+        allowed = ", ".join(sorted(modes))
+        raise _refused(f"kas asks for access mode {identity.mode!r}; this agent's access.modes allows only {allowed}")
     if identity.mode == "impersonate" and not identity.user:
         raise _refused("the identity block asks for impersonation and names no user")
 

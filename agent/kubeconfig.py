@@ -1,8 +1,8 @@
 """Read a kubeconfig: which kube-apiserver, and with which credentials.
 
-As much of the format as an agent needs, with client-go's rules: several files are merged and the first that sets a value
-wins; paths inside a file are relative to it. Everything that is wrong is reported at once. Nothing is dialled or run
-here (`agent.credentials` does that); what an agent must not do quietly (impersonation, legacy auth providers) is
+As much of the format as an agent needs, with client-go's rules: several files are merged and the first that sets a
+value wins; paths inside a file are relative to it. Everything that is wrong is reported at once. Nothing is dialled or
+run here (`agent.credentials` does that); what an agent must not do quietly (impersonation, legacy auth providers) is
 refused with the reason.
 """
 
@@ -179,7 +179,7 @@ def _read(path: Path, problems: list[str], *, optional: bool) -> _Section | None
         problems.append(f"{path}: cannot be read: {exc.strerror}")
         return None
     try:
-        document = yaml.load(text, Loader=_Loader)
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader, in C where there is one
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
@@ -268,10 +268,10 @@ def _parse_cluster(section: _Section) -> Cluster | None:
 
 
 def _parse_user(section: _Section) -> User:
-    for key in ("as", "as-uid", "as-groups", "as-user-extra"):
-        if section.values.get(key):
+    for name in ("as", "as-uid", "as-groups", "as-user-extra"):
+        if section.values.get(name):
             section.complain(
-                key,
+                name,
                 "impersonation in the kubeconfig is not supported: the agent impersonates the caller of each request. "
                 "Give the agent credentials of its own",
             )

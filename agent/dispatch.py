@@ -1,0 +1,185 @@
+"""What happens to a request that came through a tunnel: check it, find its origin, answer what goes wrong.
+
+The agent's own findings are answers with a field ``moorline-error`` and a short text, which kas renders for the caller.
+Only the agent can set that field: what upstreams send in ``moorline-*`` is removed. Once a response has begun, or an
+upgrade was handed over, nothing is answered any more: the stream is reset.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import trio
+
+from agent.identity_rules import RequestRefused, check_request, request_fields
+from agent.upstream import UpstreamFailure, UpstreamOpener
+from operations.logs import REQUEST_ID
+from tunnel.errors import ErrorCode, LocalProtocolError
+from tunnel.fields import normalised, strip_hop_by_hop
+from tunnel.identity import Identity
+from tunnel.messages import Downstream, Fields, RequestHead, ResponseHead
+from tunnel.relay import (
+    DownstreamGone,
+    Progress,
+    RelayOptions,
+    UpgradeUnanswered,
+    UpstreamFailed,
+    UpstreamSilent,
+    relay,
+)
+
+logger = logging.getLogger(__name__)
+
+ERROR_FIELD = b"moorline-error"
+ERROR_TEXT_BYTES = 512
+
+CONTINUE_SECONDS = 1.0
+"""How long a body is held back for a 100 which the upstream may never send (RFC 9110 §10.1.1)."""
+
+REPEATED_LOG_SECONDS = 10.0
+"""The same complaint about kas is logged at most this often: whoever causes it could cause a thousand a second."""
+
+_NO_HEAD_DEADLINE = (b"watch", b"follow", b"/log", b"/proxy", b"/exec", b"/attach", b"/portforward", b"%")
+"""A target with one of these may take as long as it likes to answer. It is a hint and no decision about rights, so it
+errs on the side of waiting: the caller, or kas, gives up when they have had enough."""
+
+
+class Origin(Protocol):
+    """What answers requests of one authority."""
+
+    async def serve(self, downstream: Downstream, identity: Identity) -> None:
+        """Answer a request that has been checked. Raises `RequestRefused` or `UpstreamFailure` before a response."""
+        ...
+
+
+class Dispatcher:
+    """The handler of every tunnel of this agent."""
+
+    def __init__(self, origins: Mapping[bytes, Origin], *, modes: Collection[str]) -> None:
+        """``origins`` by authority; ``modes`` are the access modes that this agent's configuration allows."""
+        self._origins = origins
+        self._modes = frozenset(modes)
+        self._complained: dict[str, float] = {}
+        self.refused = 0
+        """Requests that were not sent on."""
+
+    async def handle(self, downstream: Downstream) -> None:
+        """Serve one request to its end."""
+        try:
+            identity = check_request(downstream.request, self._modes)
+            REQUEST_ID.set(identity.request_id)
+            origin = self._origins.get(downstream.request.authority)
+            if origin is None:
+                raise RequestRefused("this agent offers no such origin", status=404, word="unknown-origin")
+            await origin.serve(downstream, identity)
+        except RequestRefused as exc:
+            self.refused += 1
+            self._complain(exc)
+            await answer_failure(downstream, exc.status, exc.word, str(exc))
+        except UpstreamFailure as exc:
+            await answer_failure(downstream, exc.status, exc.word, str(exc))
+
+    def _complain(self, refusal: RequestRefused) -> None:
+        now = trio.current_time()
+        if now >= self._complained.get(refusal.word, 0.0):
+            self._complained[refusal.word] = now + REPEATED_LOG_SECONDS
+            logger.warning("a request of kas was refused", extra={"reason": refusal.word, "error": str(refusal)})
+
+
+class ApiServerOrigin:
+    """The origin ``kubernetes``: the cluster's kube-apiserver, with the agent's credentials."""
+
+    def __init__(self, opener: UpstreamOpener, *, head_seconds: float) -> None:
+        """``head_seconds``: for the head of a response to an ordinary request, after its last byte was sent on."""
+        self._opener = opener
+        self._ordinary = RelayOptions(
+            filter_head=filter_response_head, head_seconds=head_seconds, continue_seconds=CONTINUE_SECONDS
+        )
+        self._patient = RelayOptions(filter_head=filter_response_head, continue_seconds=CONTINUE_SECONDS)
+        self._is_failing = False
+
+    async def serve(self, downstream: Downstream, identity: Identity) -> None:
+        """See `Origin.serve`."""
+        request = downstream.request
+        sent = RequestHead(
+            request.method,
+            request.target,
+            b"",
+            request_fields(request, identity),
+            request.protocol,
+            request.content_length,
+            request.ended,
+        )
+        try:
+            upstream = await self._opener.open(sent)
+        except LocalProtocolError as exc:
+            raise RequestRefused(str(exc), status=400, word="bad-request") from exc
+        except UpstreamFailure as exc:
+            self._note(exc)
+            raise
+        progress = Progress()
+        try:
+            await relay(downstream, upstream, self._options(request), progress)
+        except UpgradeUnanswered as exc:
+            logger.info("an upgrade was handed to the kube-apiserver and not answered", extra={"error": str(exc)})
+            downstream.reset(ErrorCode.INTERNAL_ERROR)
+        except UpstreamFailed as exc:
+            if progress.response_started:
+                return  # the downstream was reset: kas sees that something is missing
+            failure = UpstreamFailure(f"the kube-apiserver failed before it answered: {exc}")
+            if isinstance(exc, UpstreamSilent):
+                failure.status, failure.word = 504, "upstream-timeout"
+            raise failure from exc
+        except DownstreamGone as exc:
+            downstream.reset(ErrorCode.CANCEL)
+            logger.debug("the caller gave up", extra={"error": str(exc)})
+        except UpstreamFailure as exc:
+            self._note(exc)
+            raise
+        finally:
+            upstream.reset(ErrorCode.CANCEL)
+            if progress.response_started:
+                self._note(None)
+
+    def _options(self, request: RequestHead) -> RelayOptions:
+        if request.protocol is not None or any(hint in request.target for hint in _NO_HEAD_DEADLINE):
+            return self._patient
+        return self._ordinary
+
+    def _note(self, failure: UpstreamFailure | None) -> None:
+        """Log when the kube-apiserver becomes unreachable, and when it is back; not each request in between."""
+        if failure is not None and not self._is_failing:
+            logger.warning("the kube-apiserver does not answer", extra={"error": str(failure)})
+        elif failure is None and self._is_failing:
+            logger.info("the kube-apiserver answers again")
+        self._is_failing = failure is not None
+
+
+def filter_response_head(head: ResponseHead) -> ResponseHead:
+    """The head as it goes into the tunnel: no hop-by-hop field, and none with which an upstream could pose as us."""
+    fields = strip_hop_by_hop(head.fields)
+    if any(_is_ours(name) for name, _ in fields):
+        fields = [field for field in fields if not _is_ours(field[0])]
+    if fields is head.fields:
+        return head
+    return ResponseHead(head.status, fields, head.content_length, head.ended)
+
+
+def _is_ours(name: bytes) -> bool:
+    return name[:1] in b"mM" and normalised(name).startswith(b"moorline-")
+
+
+async def answer_failure(downstream: Downstream, status: int, word: str, text: str) -> None:
+    """Answer with what the agent found; reset instead where a response has begun."""
+    if downstream.response_started:
+        downstream.reset(ErrorCode.INTERNAL_ERROR)
+        return
+    body = text.encode("utf-8", "replace")[:ERROR_TEXT_BYTES]
+    fields: Fields = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+        (ERROR_FIELD, word.encode("ascii")),
+    ]
+    await downstream.send_response(ResponseHead(status, fields, len(body)), body, end=True)
