@@ -1,0 +1,142 @@
+"""The command `moorline`: arguments, errors and exit codes. What a subcommand does is in a module of its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+BAD_CONFIGURATION = 2
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    _check_installation()
+    options = parser().parse_args()
+    raise SystemExit(options.run(options))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of all subcommands."""
+    root = argparse.ArgumentParser(
+        prog="moorline", description="Kubernetes clusters through the connection that their agent opened."
+    )
+    version = f"moorline {importlib.metadata.version('moorline')}"
+    root.add_argument("--version", action="version", version=version)
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_up(commands)
+    _add_kubeconfig(commands)
+    return root
+
+
+def _add_up(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "up",
+        help="run kas and agentk together, on a kubeconfig",
+        description="Run kas and agentk in one process, on a kubeconfig. Prints a line that begins with 'ready' once "
+        "kubectl works through the tunnel. Ctrl-C ends it.",
+    )
+    command.add_argument(
+        "--kubeconfig",
+        metavar="FILE",
+        type=Path,
+        help="the cluster, and as whom to use it (default: $KUBECONFIG, else ~/.kube/config)",
+    )
+    command.add_argument("--context", metavar="NAME", default="", help="its context (default: the current one)")
+    command.add_argument(
+        "--dir",
+        metavar="DIR",
+        type=Path,
+        default=Path("moorline-up"),
+        help="for certificates, tokens and the resulting DIR/kubeconfig (default: %(default)s)",
+    )
+    command.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        default="127.0.0.1:0",
+        help="where kubectl comes in; port 0 is any free one (default: %(default)s)",
+    )
+    command.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        default="warning",
+        help="what is logged, to stderr (default: %(default)s)",
+    )
+    command.set_defaults(run=_run_up)
+
+
+def _add_kubeconfig(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "kubeconfig",
+        help="make a token for a user, and the kubeconfig that uses it",
+        description="Make a token for a user, add its hash to kas's access file, and write a kubeconfig. The token is "
+        "nowhere else: whoever has the file has the access.",
+    )
+    command.add_argument("--agent", metavar="ID", required=True, help="the agent whose cluster it is for")
+    command.add_argument("--user", metavar="NAME", required=True, help="the user; added to the file where it is new")
+    command.add_argument("--server", metavar="URL", required=True, help="where kubectl finds kas: https://HOST[:PORT]")
+    command.add_argument(
+        "--access-file",
+        metavar="FILE",
+        type=Path,
+        default=Path("/etc/moorline/access.yaml"),
+        help="(default: %(default)s)",
+    )
+    command.add_argument("--ca-file", metavar="FILE", type=Path, help="certificates to trust (default: the system's)")
+    command.add_argument("--output", metavar="FILE", type=Path, help="write there, mode 0600 (default: stdout)")
+    command.add_argument(
+        "--token-name", metavar="NAME", default="", help="by which it can be revoked (default: a new one)"
+    )
+    command.set_defaults(run=_run_kubeconfig)
+
+
+def _run_up(options: argparse.Namespace) -> int:
+    from moorline.up import up
+
+    return up(
+        kubeconfig=options.kubeconfig or _default_kubeconfig(),
+        context=options.context,
+        directory=options.dir,
+        listen=options.listen,
+        log_level=options.log_level,
+    )
+
+
+def _run_kubeconfig(options: argparse.Namespace) -> int:
+    from moorline.grant import grant
+
+    return grant(
+        agent_id=options.agent,
+        user=options.user,
+        server=options.server,
+        access_file=options.access_file,
+        ca_file=options.ca_file,
+        output=options.output,
+        token_name=options.token_name,
+    )
+
+
+def _default_kubeconfig() -> Path:
+    """What kubectl would read; of several files in ``$KUBECONFIG`` the first."""
+    named = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+    return named[0] if named else Path.home() / ".kube" / "config"
+
+
+def _check_installation() -> None:
+    """Exit with both paths where a package of another installation would be imported."""
+    try:
+        from operations.own_packages import check_own_packages
+    except ImportError:
+        # Not even the package with the check is ours.
+        expected = Path(__file__).resolve().parents[1] / "operations"
+        found = getattr(sys.modules.get("operations"), "__file__", None) or "nowhere"
+        print(f"moorline: package operations is expected at {expected} but found at {found}", file=sys.stderr)
+        raise SystemExit(BAD_CONFIGURATION) from None
+    check_own_packages("moorline")
+
+
+if __name__ == "__main__":
+    main()
