@@ -7,6 +7,7 @@ token under which it was opened closes it.
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 
 import trio
@@ -40,7 +41,7 @@ class AgentGate:
         engine: EngineConfig,
         budget: WindowBudget,
         times: ConnectionTimes,
-        clock_skew_seconds: float = 0.0,
+        tunnel_age: float = math.inf,
     ) -> None:
         self._kas_id = kas_id
         self._directory = directory
@@ -49,6 +50,7 @@ class AgentGate:
         self._engine = engine
         self._budget = budget
         self._times = times
+        self._tunnel_age = tunnel_age
         self.is_draining = False
         """While True, handshakes are answered with 503, so that a load balancer's next try reaches another kas."""
 

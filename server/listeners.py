@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
-from server.config import FrontLimits
 from server.status import render_plain_refusal
 from tunnel.connection import Connection, ConnectionTimes
 from tunnel.errors import ConnectionEnded
@@ -22,7 +22,8 @@ from tunnel.transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[Downstream], Awaitable[None]]
+Handler = Callable[[Downstream, str], Awaitable[None]]
+"""Serves one request; the text is the peer's address and port."""
 
 
 class Front:
@@ -43,6 +44,7 @@ class Front:
         self._times = times
         self._http1 = http1
         self._connections: set[Connection | Http1Server] = set()
+        self._closed = trio.Event()
         self._is_draining = False
 
     async def serve(self, transport: Transport) -> None:
@@ -58,17 +60,27 @@ class Front:
         for connection in list(self._connections):
             connection.drain()
 
+    async def wait_closed(self) -> None:
+        """Return once the last connection of a caller has closed."""
+        while self._connections:
+            self._closed = trio.Event()
+            await self._closed.wait()
+
     @property
     def open_connections(self) -> int:
         """How many connections of callers are open."""
         return len(self._connections)
+
+    def _forget(self, connection: Connection | Http1Server) -> None:
+        self._connections.discard(connection)
+        self._closed.set()
 
     async def _serve_http2(self, transport: Transport) -> None:
         connection = Connection(
             transport,
             role=Role.RESPONDER,
             config=self._engine,
-            handler=self._handler,
+            handler=partial(_serve, self._handler, transport.info.peer),
             budget=self._budget,
             times=self._times,
             name=f"front {transport.info.peer}",
@@ -81,10 +93,15 @@ class Front:
         except ConnectionEnded as exc:
             logger.debug("a caller's HTTP/2 connection ended", extra={"peer": transport.info.peer, "error": str(exc)})
         finally:
-            self._connections.discard(connection)
+            self._forget(connection)
 
     async def _serve_http1(self, transport: Transport) -> None:
-        server = Http1Server(transport, self._handler, limits=self._http1, render_error=render_plain_refusal)
+        server = Http1Server(
+            transport,
+            partial(_serve, self._handler, transport.info.peer),
+            limits=self._http1,
+            render_error=render_plain_refusal,
+        )
         self._connections.add(server)
         try:
             if self._is_draining:
@@ -93,4 +110,8 @@ class Front:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             logger.debug("a caller's HTTP/1.1 connection broke", extra={"peer": transport.info.peer, "error": str(exc)})
         finally:
-            self._connections.discard(server)
+            self._forget(server)
+
+
+async def _serve(handler: Handler, peer: str, downstream: Downstream) -> None:
+    await handler(downstream, peer)

@@ -1,0 +1,111 @@
+"""The command ``kas``: reads flags and configuration, serves, and administers tokens.
+
+The only place of this package that reads the command line and the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import ssl
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from operations.configuration import ConfigurationError, Override, exit_with_configuration_error, load_configuration
+from operations.exit_codes import FAILURE, OK
+from operations.own_packages import check_own_packages
+
+PROGRAM = "kas"
+
+
+def main() -> None:
+    """Entry point. Exits 0 after an orderly stop, 1 after a failure, 2 for flags or configuration that cannot be used."""
+    check_own_packages(PROGRAM)
+    arguments = _parser().parse_args()
+    if arguments.command == "token":
+        from server.token_command import run_token_command
+
+        raise SystemExit(run_token_command(arguments))
+    raise SystemExit(_serve(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Accepts the tunnels of agents, and requests for the clusters behind them.",
+        epilog="Exit status: 0 after an orderly stop, 1 after a failure, 2 for flags or configuration that cannot be used.",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('moorline')}")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="configuration in YAML or TOML")
+    parser.add_argument("--access-file", metavar="FILE", help="agents, users and grants (access.file)")
+    parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (log.level)")
+    parser.add_argument("--log-format", metavar="FORMAT", help="auto, console or json (log.format)")
+    commands = parser.add_subparsers(dest="command", metavar="token")
+    from server.token_command import add_token_command
+
+    add_token_command(commands)
+    return parser
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from operations.logs import configure_logging
+    from server.config import ENVIRONMENT_PREFIX, KasConfig
+
+    overrides = [
+        Override(path=path, value=value, source=flag)
+        for path, value, flag in (
+            ("access.file", arguments.access_file, "--access-file"),
+            ("log.level", arguments.log_level, "--log-level"),
+            ("log.format", arguments.log_format, "--log-format"),
+        )
+        if value is not None
+    ]
+    try:
+        config = load_configuration(
+            KasConfig, arguments.config, environment=os.environ, prefix=ENVIRONMENT_PREFIX, overrides=overrides
+        )
+    except ConfigurationError as exc:
+        exit_with_configuration_error(PROGRAM, exc)
+    configure_logging(config.log)
+    from operations.resource_limits import raise_open_file_limit
+
+    raise_open_file_limit()
+    return _run(config)
+
+
+def _run(config: object) -> int:
+    import trio
+
+    from operations.signals import handle_signals
+    from operations.watched_files import FileProblem
+    from server.config import KasConfig
+    from server.kas import Kas
+
+    assert isinstance(config, KasConfig)
+
+    async def serve() -> None:
+        kas = Kas(config)
+        async with trio.open_nursery() as nursery:
+
+            async def signals(*, task_status: trio.TaskStatus[None]) -> None:
+                await handle_signals(drain=kas.drain, stop=nursery.cancel_scope.cancel, task_status=task_status)
+
+            await nursery.start(signals)
+            await kas.run()
+            nursery.cancel_scope.cancel()
+
+    try:
+        trio.run(serve, strict_exception_groups=False)
+    except ConfigurationError as exc:
+        exit_with_configuration_error(PROGRAM, exc)
+    except (FileProblem, ssl.SSLError) as exc:
+        exit_with_configuration_error(PROGRAM, ConfigurationError([str(exc)]))
+    except OSError as exc:
+        print(f"{PROGRAM}: {exc}", file=sys.stderr)  # noqa: T201
+        return FAILURE
+    return OK
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""How kas handles one exchange: parse, authenticate, address, admit, locate, forward, account.
+
+`Pipeline.handle` is what both fronts call for each request. Each step raises a `ProxyError` with the answer of kas where
+it fails; what fails after the response has started ends the exchange visibly instead. An `Exchange` records what
+happened; observers see its start, its head and its end, and cannot delay it.
+
+Deliberately absent: HTTP (the fronts), tunnels (`forwarding`), who is who (`directory`), what is allowed
+(`authorization`).
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import trio
+
+from server.access_log import Observers
+from server.addressing import KUBERNETES, Addressing, credentials_of
+from server.authorization import AskCluster, authorize
+from server.directory import Directory
+from server.errors import FieldsTooLarge, InternalFailure, ProxyError, Unauthenticated
+from server.exchange_record import Exchange
+from server.forwarding import Forwarder, UpgradeAbandoned
+from server.leases import Leases
+from server.revocations import Revocations
+from server.status import render
+from server.verbs import opaque_request_info, request_info
+from tunnel.errors import ConnectionEnded, ErrorCode, StreamError
+from tunnel.messages import Downstream, field_values
+from tunnel.relay import DownstreamGone, UpstreamFailed
+from tunnel.streams import ServedStream
+
+logger = logging.getLogger(__name__)
+
+_BROKEN = (StreamError, ConnectionEnded, DownstreamGone, trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Revoked(Exception):
+    """The caller's credential was revoked while the response was under way."""
+
+
+class Pipeline:
+    """Handles the exchanges of one kas."""
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        addressing: Addressing,
+        forwarder: Forwarder,
+        revocations: Revocations,
+        leases: Leases,
+        observers: Observers,
+        ask_cluster: AskCluster | None = None,
+    ) -> None:
+        self._directory = directory
+        self._addressing = addressing
+        self._forwarder = forwarder
+        self._revocations = revocations
+        self._leases = leases
+        self._observers = observers
+        self._ask_cluster = ask_cluster
+
+    async def handle(self, downstream: Downstream, peer: str) -> None:
+        """Serve one request to its end. Whatever happens, the caller sees an answer or a broken connection."""
+        exchange = Exchange(secrets.token_hex(8), downstream.request, peer, trio.current_time())
+        self._observers.started(exchange)
+        try:
+            await self._run(exchange, downstream)
+            exchange.completed()
+        except ProxyError as error:
+            exchange.failed("refused", ended_by=error.hop, hop=error.hop, error=error.message)
+            await self._answer(exchange, downstream, error)
+        except UpgradeAbandoned as exc:
+            exchange.failed("abandoned", ended_by="tunnel", hop="tunnel", error=str(exc))
+            downstream.reset(ErrorCode.CANCEL)
+        except Revoked:
+            exchange.failed("reset", ended_by="revocation", hop=None, error="the token was revoked or has expired")
+        except UpstreamFailed as exc:
+            lost = isinstance(exc.__cause__, ConnectionEnded)
+            exchange.failed(
+                "reset", ended_by="tunnel" if lost else "upstream", hop="tunnel" if lost else "upstream", error=str(exc)
+            )
+        except _BROKEN as exc:
+            exchange.failed("reset", ended_by="caller", hop=None, error=str(exc))
+            downstream.reset(ErrorCode.CANCEL)
+        except Exception:
+            # The fan-out that contains: a bug met by one exchange must end neither its connection's others nor kas.
+            logger.exception("an exchange crashed", extra={"request_id": exchange.request_id})
+            exchange.failed("refused", ended_by="kas", hop="kas", error="internal error")
+            await self._answer(exchange, downstream, InternalFailure())
+        except BaseException:
+            exchange.failed("cancelled", ended_by="caller", hop=None, error="")
+            raise
+        finally:
+            exchange.ended_at = trio.current_time()
+            self._observers.ended(exchange)
+
+    async def _run(self, exchange: Exchange, downstream: Downstream) -> None:
+        if isinstance(downstream, ServedStream) and downstream.head_too_large:
+            raise FieldsTooLarge("the header section of the request is larger than kas takes")
+        credentials = credentials_of(exchange.request.fields)
+        caller = await self._directory.authenticate_user(credentials.token)
+        if caller is None:
+            raise Unauthenticated("this token is not known here, was revoked or has expired")
+        downstream.authenticated()
+        exchange.caller = caller
+        exchange.address = address = self._addressing.address_of(exchange.request, credentials)
+        classify = request_info if address.origin == KUBERNETES else opaque_request_info
+        exchange.info = info = classify(exchange.request, address.target)
+        with self._leases.held(caller.credential_id, address.agent_id), self._ended_on_revocation(exchange, downstream):
+            identity = await authorize(
+                caller,
+                address.agent_id,
+                agent_exists=await self._directory.has_agent(address.agent_id),
+                info=info,
+                fields=credentials.fields,
+                request_id=exchange.request_id,
+                ask_cluster=self._ask_cluster,
+            )
+            await self._forwarder.forward(
+                downstream,
+                address,
+                info,
+                identity,
+                credentials.fields,
+                queue=caller.credential_id,
+                progress=exchange.progress,
+                on_head=partial(self._on_head, exchange),
+            )
+
+    @contextmanager
+    def _ended_on_revocation(self, exchange: Exchange, downstream: Downstream) -> Iterator[None]:
+        """Cancel the block when the caller's credential is revoked; an exchange not yet answered is then a 401."""
+        assert exchange.caller is not None
+        with trio.CancelScope() as scope, self._revocations.entered(exchange.caller.credential_id, scope.cancel):
+            yield
+        if scope.cancelled_caught:
+            if not downstream.response_started:
+                raise Unauthenticated("the token was revoked or has expired")
+            raise Revoked
+
+    def _on_head(self, exchange: Exchange, status: int) -> None:
+        exchange.head_at = trio.current_time()
+        exchange.status = status
+        self._observers.head_sent(exchange)
+
+    async def _answer(self, exchange: Exchange, downstream: Downstream, error: ProxyError) -> None:
+        """Send the Status that the error stands for, unless an answer has begun: then break it off."""
+        if downstream.response_started:
+            downstream.reset(ErrorCode.INTERNAL_ERROR)
+            return
+        exchange.status = error.status
+        head, body = render(
+            error,
+            request_id=exchange.request_id,
+            accept=field_values(exchange.request.fields, b"accept"),
+            method=exchange.request.method,
+        )
+        try:
+            await downstream.send_response(head, body, end=True)
+        except _BROKEN:
+            exchange.failed("reset", ended_by="caller", hop=None, error="the caller was gone before the answer")

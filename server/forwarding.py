@@ -1,0 +1,252 @@
+"""Sending an admitted exchange through a tunnel: what the agent gets to see, and what each failure means.
+
+What was handed to an agent is not sent again, with one exception: a request that the agent has provably not processed
+(refused stream, stream above the last id of its GOAWAY) and of which no byte of a body was taken moves once to another
+tunnel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import trio
+
+from server.addressing import Address
+from server.errors import (
+    AgentNotConnected,
+    ProxyError,
+    TunnelLost,
+    TunnelSaturated,
+    UpstreamAnswerUnusable,
+    UpstreamTimeout,
+)
+from server.failures import AgentReport, agent_report, error_for
+from server.registry import Registry, Tunnel
+from server.status import REQUEST_ID_FIELD
+from server.verbs import RequestInfo
+from server.watches import framer_for
+from tunnel.errors import ConnectionEnded, RemoteProtocolError, StreamLimitReached, StreamRefused
+from tunnel.fields import drop_gzip_from_accept_encoding, impersonation_fields, remove_client_identity, strip_hop_by_hop
+from tunnel.identity import FIELD_NAME, Identity, encode_identity
+from tunnel.messages import BodyReader, Downstream, Field, Fields, RequestHead, ResponseHead, field_value
+from tunnel.relay import (
+    Boundary,
+    Progress,
+    RelayOptions,
+    UpgradeUnanswered,
+    UpstreamFailed,
+    UpstreamSilent,
+    relay,
+)
+
+AGENT_REPORT_FIELD = b"moorline-error"
+AGENT_REPORT_BYTES = 2_048
+"""How much of an agent's own error text is shown."""
+
+AGENT_REPORT_SECONDS = 2.0
+
+MAX_TRIES = 2
+
+
+class UpgradeAbandoned(Exception):
+    """An upgrade was handed over and nobody knows what became of it: close the caller's connection, answer nothing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardingTimes:
+    """Durations in seconds."""
+
+    head: float
+    """For the response head of requests that are not long-running."""
+    wait_for_agent: float
+    """How long a request waits for an agent that is known but not connected."""
+
+
+class Forwarder:
+    """Sends exchanges through the tunnels of a registry."""
+
+    def __init__(self, registry: Registry, times: ForwardingTimes) -> None:
+        self._registry = registry
+        self._times = times
+
+    async def forward(
+        self,
+        downstream: Downstream,
+        address: Address,
+        info: RequestInfo,
+        identity: Identity,
+        fields: Fields,
+        *,
+        queue: str,
+        progress: Progress,
+        on_head: Callable[[int], None],
+    ) -> None:
+        """Relay the exchange to its end; ``on_head`` hears the status of the final head as it leaves.
+
+        ``fields`` are the caller's without its credential, ``queue`` names whose turn it is at a limit. Raises
+        `ProxyError` while the response has not started, `UpgradeAbandoned`, `tunnel.relay.UpstreamFailed` after the
+        response had started, or `tunnel.relay.DownstreamGone`.
+        """
+        head = upstream_head(downstream.request, address, info, identity, fields)
+        options = self._options(address, info, identity.request_id, on_head)
+        refused: list[Tunnel] = []
+        while True:
+            tunnel = await self._locate(address.agent_id, refused)
+            try:
+                await self._try(downstream, tunnel, head, options, queue, progress)
+                return
+            except _NotProcessed as exc:
+                refused.append(tunnel)
+                if len(refused) >= MAX_TRIES or progress.request_taken:
+                    raise TunnelSaturated(address.agent_id) from exc
+
+    async def _locate(self, agent_id: str, refused: list[Tunnel]) -> Tunnel:
+        tunnel = self._registry.find(agent_id, excluding=refused)
+        if tunnel is None and not refused:
+            tunnel = await self._registry.wait_for_tunnel(agent_id, self._times.wait_for_agent)
+        if tunnel is None:
+            if refused:
+                raise TunnelSaturated(agent_id)
+            raise AgentNotConnected(agent_id, waited_seconds=self._times.wait_for_agent)
+        return tunnel
+
+    async def _try(
+        self,
+        downstream: Downstream,
+        tunnel: Tunnel,
+        head: RequestHead,
+        options: RelayOptions,
+        queue: str,
+        progress: Progress,
+    ) -> None:
+        agent_id = tunnel.agent_id
+        connection = tunnel.connection
+        if head.protocol is not None and not connection.peer_allows_upgrades:
+            raise UpstreamAnswerUnusable(
+                agent_id, "this agent takes no upgrades (exec, attach, port-forward)", hop="agent"
+            )
+        try:
+            upstream = await connection.open(head, queue=queue)
+        except StreamLimitReached:
+            raise TunnelSaturated(agent_id) from None
+        except ConnectionEnded as exc:
+            raise _NotProcessed from exc
+        try:
+            await relay(downstream, upstream, options, progress)
+        except UpstreamFailed as exc:
+            if progress.response_started:
+                raise
+            if isinstance(exc.__cause__, StreamRefused):
+                raise _NotProcessed from exc
+            if isinstance(exc, UpgradeUnanswered):
+                raise UpgradeAbandoned(str(exc)) from exc
+            if isinstance(exc, UpstreamSilent):
+                raise UpstreamTimeout(agent_id, options.head_seconds) from exc
+            raise _failure(agent_id, exc) from exc
+
+    def _options(
+        self, address: Address, info: RequestInfo, request_id: str, on_head: Callable[[int], None]
+    ) -> RelayOptions:
+        async def inspect(head: ResponseHead, body: BodyReader) -> None:
+            word = field_value(head.fields, AGENT_REPORT_FIELD)
+            if word is not None:
+                raise error_for(await _read_report(word, head.status, body), address.agent_id)
+
+        def filter_head(head: ResponseHead) -> ResponseHead:
+            filtered = downstream_head(head, address, request_id)
+            if head.status >= 200 or head.status == 101:
+                on_head(head.status)
+            return filtered
+
+        return RelayOptions(
+            filter_head=filter_head,
+            head_seconds=math.inf if info.is_long_running else self._times.head,
+            inspect=inspect,
+            boundary_for=_boundary_for if info.is_watch else None,
+        )
+
+
+class _NotProcessed(Exception):
+    """The agent has not seen the request."""
+
+
+async def _read_report(word: bytes, status: int, body: BodyReader) -> AgentReport:
+    text = b""
+    with trio.move_on_after(AGENT_REPORT_SECONDS):
+        while len(text) < AGENT_REPORT_BYTES:
+            data = await body.receive()
+            if not data:
+                break
+            text += data
+    return agent_report(word, status, text[:AGENT_REPORT_BYTES])
+
+
+def _boundary_for(head: ResponseHead) -> Boundary | None:
+    if head.status != 200:
+        return None
+    return framer_for(field_value(head.fields, b"content-type"), field_value(head.fields, b"content-encoding"))
+
+
+def _failure(agent_id: str, exc: UpstreamFailed) -> ProxyError:
+    cause = exc.__cause__
+    if isinstance(cause, ConnectionEnded):
+        return TunnelLost(agent_id)
+    if isinstance(cause, RemoteProtocolError):
+        return UpstreamAnswerUnusable(agent_id, str(cause), hop="agent")
+    if cause is None:
+        return UpstreamAnswerUnusable(agent_id, str(exc))
+    return UpstreamAnswerUnusable(
+        agent_id,
+        "the cluster's answer broke off before its head was complete; the request may have been carried out, "
+        "so look before you repeat it",
+    )
+
+
+def upstream_head(
+    request: RequestHead, address: Address, info: RequestInfo, identity: Identity, fields: Fields
+) -> RequestHead:
+    """The head that the agent gets: raw target, cleaned field lines, one identity block.
+
+    The order matters: what the caller's Connection field names goes first, then every identity field of the caller's,
+    and ours is added last, so that nothing a caller sends can remove or double it.
+    """
+    kept = remove_client_identity(strip_hop_by_hop(fields))
+    for line in impersonation_fields(kept):
+        kept = [field for field in kept if field is not line]
+    if info.is_watch:
+        kept = drop_gzip_from_accept_encoding(kept)
+    kept = [*kept, (FIELD_NAME, encode_identity(identity))]
+    return RequestHead(
+        request.method,
+        address.target,
+        address.origin,
+        kept,
+        request.protocol,
+        request.content_length,
+        request.ended,
+    )
+
+
+def downstream_head(head: ResponseHead, address: Address, request_id: str) -> ResponseHead:
+    """The head that the caller gets. Raises `UpstreamAnswerUnusable` for a redirect to another host."""
+    fields: list[Field] = [field for field in strip_hop_by_hop(head.fields) if not field[0].startswith(b"moorline-")]
+    if 300 <= head.status < 400 and head.status != 304:
+        fields = [
+            (name, _rewritten_location(value, address)) if name == b"location" else (name, value)
+            for name, value in fields
+        ]
+    if head.status >= 200 or head.status == 101:
+        fields.append((REQUEST_ID_FIELD, request_id.encode()))
+    return ResponseHead(head.status, fields, head.content_length, head.ended)
+
+
+def _rewritten_location(value: bytes, address: Address) -> bytes:
+    """A path comes back here under our prefix; another host would get the caller's credentials (CVE-2022-3172)."""
+    if value.startswith(b"/") and not value.startswith((b"//", b"/\\")):
+        return address.prefix + value
+    before_path = value.partition(b"/")[0].partition(b"?")[0]
+    if b":" in before_path or value.startswith((b"//", b"/\\")):
+        raise UpstreamAnswerUnusable(address.agent_id, "the upstream redirects to another host, which is not followed")
+    return value
