@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tunnel.handshake import Form, Welcome, decode_hello, decode_welcome
+from tunnel.http1.heads import parse_response_head
+from tunnel.http1.limits import DEFAULT_LIMITS
 from tunnel.identity import FIELD_NAME, Identity, decode_identity
 
 ROOT = Path(__file__).parents[1]
@@ -78,4 +81,19 @@ def test_the_example_of_an_identity_block_is_one() -> None:
 
     assert decode_identity([(FIELD_NAME, value.encode())]) == Identity(
         mode="impersonate", user="alice", groups=("dev",), request_id="7c1f"
+    )
+
+
+def test_the_examples_of_a_handshake_are_understood() -> None:
+    upgrade, websocket, welcome = (
+        block.replace("\n", "\r\n").encode().removesuffix(b"\r\n") for block in blocks(page("protocol.md"), "http")
+    )
+    hello = decode_hello(upgrade)
+    head, _ = parse_response_head(welcome, b"GET", limits=DEFAULT_LIMITS)
+
+    assert (hello.form, hello.hello.replica) == (Form.UPGRADE, "agentk-7c9d4b5f6-x2x8q")
+    assert decode_hello(websocket).form is Form.WEBSOCKET
+    assert decode_hello(websocket).hello.replaces == "4be1c02a77d3e9f0"
+    assert decode_welcome(head, hello=hello.hello, form=hello.form) == Welcome(
+        kas_id="kas-0", tunnel_id="4be1c02a77d3e9f0", agent_id="production", version=1
     )
