@@ -45,11 +45,13 @@ class EngineConfig:
 
     # Receiving.
     connection_window_bytes: int = 16 * MIB
-    """Returned as bytes arrive, so it bounds what is on the way, not what is held. 16 MiB fills 1.3 Gbit/s at 100 ms."""
+    """Returned as bytes arrive, so it bounds what is on the way, not what is held. 16 MiB fills 1.3 Gbit/s at 100
+    ms."""
     raised_window_bytes: int = 256 * KIB
     """The window of a stream once its consumer has taken half of the initial one."""
     max_window_bytes: int = 8 * MIB
-    """How far the window of a stream follows bandwidth × delay; half the connection's, so that none can fill it alone."""
+    """How far the window of a stream follows bandwidth × delay; half the connection's, so that none can fill it
+    alone."""
     max_header_lines: int = 1_000
     """Field lines in a head; above it, `HeadTooLarge`."""
     max_header_block_bytes: int = 1 * MIB
@@ -87,7 +89,8 @@ class EngineConfig:
     """Resets in `resets_window_seconds` beyond twice the peak of unfinished requests in that time."""
     resets_window_seconds: float = 10.0
     remembered_resets: int = 20_000
-    """Streams that we reset whose late frames are ignored. More than a tunnel's streams: all may be cancelled at once."""
+    """Streams that we reset whose late frames are ignored. More than a tunnel's streams: all may be cancelled at
+    once."""
 
 
 TUNNEL_REQUESTER = EngineConfig()

@@ -1,4 +1,5 @@
-"""Budgets against a peer that keeps the protocol and means harm (RFC 9113 §10.5; CVE-2019-9511 to 9518, CVE-2023-44487).
+"""Budgets against a peer that keeps the protocol and means harm (RFC 9113 §10.5; CVE-2019-9511 to 9518,
+CVE-2023-44487).
 
 Each budget is a token bucket for one kind of frame that costs us more than it costs the peer. Resets have a flat bucket
 where a connection serves one caller. On a tunnel they are compared with the work that there was: a responder's streams
@@ -14,8 +15,8 @@ from tunnel.errors import ErrorCode, RemoteProtocolError
 from tunnel.h2.config import Budget, EngineConfig
 
 WINDOW_UPDATE_EARNED_BYTES: Final = 1_024
-"""Each so many bytes of DATA that we sent entitle the peer to one WINDOW_UPDATE above the budget. Go announces credit for
-every 4 KiB, on the stream and on the connection."""
+"""Each so many bytes of DATA that we sent entitle the peer to one WINDOW_UPDATE above the budget. Go announces credit
+for every 4 KiB, on the stream and on the connection."""
 
 
 class BudgetExceeded(RemoteProtocolError):

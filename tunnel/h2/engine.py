@@ -1,12 +1,13 @@
 """HTTP/2 without I/O: one connection in either role.
 
-Bytes that arrived go into `Engine.receive`, which gives events; methods say what is to be sent, and `Engine.gather` gives
-the bytes. Theory of operation:
+Bytes that arrived go into `Engine.receive`, which gives events; methods say what is to be sent, and `Engine.gather`
+gives the bytes. Theory of operation:
 
 - `receiving` takes bytes apart, `heads` puts field blocks together and says what they mean, `sending` holds what waits
   and hands it out in turns. What they share is `state`. This module is the door to them and does little itself.
-- A violation by the peer never raises here. One that concerns a stream ends it (RST_STREAM is queued) and is reported as
-  `StreamWasReset`; one that concerns the connection ends that (GOAWAY is queued) and is reported as `ConnectionFailed`.
+- A violation by the peer never raises here. One that concerns a stream ends it (RST_STREAM is queued) and is reported
+  as `StreamWasReset`; one that concerns the connection ends that (GOAWAY is queued) and is reported as
+  `ConnectionFailed`.
 - What the caller does wrong raises `LocalProtocolError`: it is a bug. Sending on a stream that was reset is none, since
   the reset may have come this moment; it does nothing.
 - Credit of the connection goes back as bytes arrive; credit of a stream when `Engine.consume` says that a consumer took
@@ -176,7 +177,8 @@ class Engine:
         self._sender.queue_head(stream, frames, ended=ended)
 
     def send_data(self, stream: Stream, data: bytes | memoryview, *, ended: bool = False) -> None:
-        """Queue bytes of a body, of any size; they are not copied, and must not change. Watch `Stream.pending_bytes`."""
+        """Queue bytes of a body, of any size; they are not copied, and must not change. Watch
+        `Stream.pending_bytes`."""
         if not stream.reset:
             self._check_open(stream)
             self._sender.queue_data(stream, data, ended=ended)

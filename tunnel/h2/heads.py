@@ -1,4 +1,5 @@
-"""HEADERS and CONTINUATION received: putting blocks together, and what a head means for its stream (RFC 9113 §6.2, §8.1).
+"""HEADERS and CONTINUATION received: putting blocks together, and what a head means for its stream (RFC 9113 §6.2,
+§8.1).
 
 Every block is decoded, whatever becomes of its stream, since HPACK's table is the connection's.
 """
@@ -123,7 +124,8 @@ class HeadReceiver:
         if state.is_beyond_goaway(stream_id):
             return
         state.highest_peer_stream_id = stream_id
-        if state.unfinished >= state.config.max_concurrent_streams:
+        # Both count: a stream that is still open although its task has ended, and a task whose stream is gone.
+        if max(state.unfinished, len(state.streams)) >= state.config.max_concurrent_streams:
             state.streams_refused += 1
             state.remember_reset(stream_id)
             state.sender.queue_owed(rst_stream_frame(stream_id, ErrorCode.REFUSED_STREAM))

@@ -3,10 +3,10 @@
 The encoder keeps no state that the peer would have to follow: static table, else literals without indexing, without
 Huffman. Such a block means the same on its own. Credentials are marked "never indexed".
 
-The decoder takes all of HPACK. One loop deals with the lines that our own encoder writes; a line that was seen before is
-one dictionary look-up, its fields already checked. Everything else (dynamic table, Huffman) takes the general way. The
-`hpack` package gives the Huffman code alone: its decoder copies the rest of the block for each literal, so that a block
-of 1 MiB holds up the process for seconds.
+The decoder takes all of HPACK. One loop deals with the lines that our own encoder writes; a line that was seen before
+is one dictionary look-up, its fields already checked. Everything else (dynamic table, Huffman) takes the general way.
+The `hpack` package gives the Huffman code alone: its decoder copies the rest of the block for each literal, so that a
+block of 1 MiB holds up the process for seconds.
 
 Each line is checked by itself when it is first decoded (`tunnel.h2.validation.line_fault`). A malformed line does not
 stop decoding, since the state of the table must follow the peer's; `HeaderDecoder.fault` has the first one.

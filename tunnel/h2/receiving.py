@@ -1,7 +1,7 @@
 """The receiving half of a connection: bytes to frames, and every frame but HEADERS and CONTINUATION (RFC 9113 §4-6).
 
-One loop over the buffer. Rules that concern the whole connection raise `RemoteProtocolError`, which the engine turns into
-GOAWAY; rules that concern a stream end in `ConnectionState.fault`.
+One loop over the buffer. Rules that concern the whole connection raise `RemoteProtocolError`, which the engine turns
+into GOAWAY; rules that concern a stream end in `ConnectionState.fault`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The sending half of a connection: what waits to leave, in which order, and within which windows.
 
-Two queues. Everything that is not flow-controlled (heads, credit, acknowledgements, resets) leaves first, in the order in
-which it was queued, so that a stream's RST_STREAM can never overtake its HEADERS. DATA follows: streams take turns, a
-frame each. Small data that finds no other waiting and both windows open goes straight behind the head in the first queue.
+Two queues. Everything that is not flow-controlled (heads, credit, acknowledgements, resets) leaves first, in the order
+in which it was queued, so that a stream's RST_STREAM can never overtake its HEADERS. DATA follows: streams take turns,
+a frame each. Small data that finds no other waiting and both windows open goes straight behind the head in the first
+queue.
 
 It knows streams and windows; it knows nothing of roles, requests or the peer's frames.
 """
@@ -32,7 +33,8 @@ DIRECT_QUEUE_BYTES: Final = 65_536
 """It does so while less than this is queued in front of it."""
 
 PROGRESS_BYTES: Final = 1_024
-"""Credit below this, where more is pending, does not count as progress: a peer that gives a byte at a time stalls us."""
+"""Credit below this, where more is pending, does not count as progress: a peer that gives a byte at a time stalls
+us."""
 
 
 class Sender:

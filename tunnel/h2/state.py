@@ -1,7 +1,7 @@
 """What both directions of a connection share: the table of streams, and the ways in which a stream ends.
 
-A stream is in the table from its head until both ends have been sent, or it was reset. What comes for a stream outside of
-the table is judged by its id: never opened, reset by us a moment ago, or over.
+A stream is in the table from its head until both ends have been sent, or it was reset. What comes for a stream outside
+of the table is judged by its id: never opened, reset by us a moment ago, or over.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What makes a head malformed (RFC 9113 §8.2, §8.3; RFC 8441 §4; RFC 9110 §5).
 
 In two parts. `line_fault` looks at one field line by itself, so that its verdict can be remembered with the line. The
-functions for heads look at how the lines stand together, and return the declared Content-Length. A text that says what is
-wrong never quotes a value.
+functions for heads look at how the lines stand together, and return the declared Content-Length. A text that says what
+is wrong never quotes a value.
 """
 
 from __future__ import annotations

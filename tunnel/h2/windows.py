@@ -1,9 +1,9 @@
 """Receive credit: how much a peer may send before anybody has read it, and what the whole process can afford.
 
-HTTP/2 has two windows. The connection's is returned as bytes arrive, so that no stream can hold up another. A stream's is
-returned when its consumer takes bytes, in halves of the window, and grows while the consumer keeps up: first to a fixed
-size, then towards twice bandwidth × delay. What is held for slow consumers and what was granted beyond the first window
-comes out of one `WindowBudget`. Pure arithmetic; the engine sends the frames.
+HTTP/2 has two windows. The connection's is returned as bytes arrive, so that no stream can hold up another. A stream's
+is returned when its consumer takes bytes, in halves of the window, and grows while the consumer keeps up: first to a
+fixed size, then towards twice bandwidth × delay. What is held for slow consumers and what was granted beyond the first
+window comes out of one `WindowBudget`. Pure arithmetic; the engine sends the frames.
 """
 
 from __future__ import annotations
