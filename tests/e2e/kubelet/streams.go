@@ -115,7 +115,7 @@ type processRuntime struct{ pods *podRunner }
 
 // Exec runs the command in the container's directory and ends with its exit code once all its output is delivered.
 func (rt *processRuntime) Exec(
-	ctx context.Context, key string, argv []string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize,
+	_ context.Context, key string, argv []string, in io.Reader, out, errs io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize,
 ) error {
 	parts := strings.SplitN(key, "/", 3)
 	c, err := rt.pods.find(parts[0], parts[1], parts[2])
@@ -123,7 +123,7 @@ func (rt *processRuntime) Exec(
 		return err
 	}
 	rt.pods.recordStart("exec", key, argv)
-	command := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	command := exec.Command(argv[0], argv[1:]...) // what runs in a container outlives the connection, as with a real kubelet
 	command.Dir = c.directory
 	command.Env = []string{"HOME=" + c.directory, "PATH=" + os.Getenv("PATH"), "TERM=xterm", "LC_ALL=C.UTF-8"}
 	if tty {
