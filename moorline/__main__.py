@@ -90,6 +90,18 @@ def _add_kubeconfig(commands: argparse._SubParsersAction[argparse.ArgumentParser
     command.add_argument(
         "--token-name", metavar="NAME", default="", help="by which it can be revoked (default: a new one)"
     )
+    command.add_argument(
+        "--mode",
+        choices=["impersonate", "agent"],
+        default="impersonate",
+        help="where the user has no access to the agent yet: how to get it (default: %(default)s)",
+    )
+    command.add_argument(
+        "--role", choices=["full", "read-only"], default="full", help="and what for (default: %(default)s)"
+    )
+    command.add_argument(
+        "--group", metavar="NAME", action="append", default=[], help="and with which groups; may be repeated"
+    )
     command.set_defaults(run=_run_kubeconfig)
 
 
@@ -106,17 +118,9 @@ def _run_up(options: argparse.Namespace) -> int:
 
 
 def _run_kubeconfig(options: argparse.Namespace) -> int:
-    from moorline.grant import grant
+    from moorline.kubeconfig_command import run_kubeconfig
 
-    return grant(
-        agent_id=options.agent,
-        user=options.user,
-        server=options.server,
-        access_file=options.access_file,
-        ca_file=options.ca_file,
-        output=options.output,
-        token_name=options.token_name,
-    )
+    return run_kubeconfig(options)
 
 
 def _default_kubeconfig() -> Path:
