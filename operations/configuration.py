@@ -5,7 +5,7 @@ frozen, slotted, keyword-only dataclass; its defaults are the documentation. Two
 
 * ``metadata={"key": "as"}`` on a field gives the key another name in the file;
 * a method ``problems(self) -> Iterator[tuple[str, str]]`` yields (key relative to this section, text) for rules that
-  span several keys. It is called once the section itself is sound, also where other sections are not.
+  span several keys. Where single keys are wrong, it is asked about the section without them.
 
 Nothing is global: the caller passes the environment, and settings travel by constructor.
 """
@@ -87,7 +87,8 @@ def structure(cls: type[T], raw: Mapping[str, Any], *, overrides: Sequence[Overr
         result = converter.structure(merged, cls)
     except (cattrs.BaseValidationError, ForbiddenExtraKeysError, ValueError, TypeError, KeyError) as exc:
         problems += problems_of(exc)
-    problems += _cross_field_problems(converter, cls, merged, "")
+    sound = _without(merged, [problem.path for problem in problems])
+    problems += _cross_field_problems(converter, cls, sound, "")
     if problems or strangers or result is None:
         raise ConfigurationError([*strangers, *(_line(problem, sources, source) for problem in problems)])
     return result
@@ -177,6 +178,19 @@ def _unique_key_loader() -> Any:
 
 def _copy(raw: Any) -> Any:
     return {key: _copy(value) for key, value in raw.items()} if isinstance(raw, Mapping) else raw
+
+
+def _without(raw: Any, paths: Sequence[str]) -> Any:
+    """The data without the keys that have a problem already, so that the rules of their sections can still be asked."""
+    copy = _copy(raw)
+    for path in paths:
+        keys = path.split("[")[0].split(".")
+        target = copy
+        for key in keys[:-1]:
+            target = target.get(key) if isinstance(target, dict) else None
+        if isinstance(target, dict):
+            target.pop(keys[-1], None)
+    return copy
 
 
 def _apply(cls: type, merged: dict[str, Any], override: Override) -> Problem | None:

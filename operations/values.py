@@ -196,7 +196,6 @@ def shown(value: Any) -> str:
 _KINDS: dict[type, str] = {dict: "mapping", list: "list", tuple: "list", bool: "boolean"}
 
 _SECRET = re.compile(r"(ml[ua]_)[A-Za-z0-9_-]{8,}|(\bbearer[ :=]+)[^\s\"',;]+", re.IGNORECASE)
-_SECRET_MARKS = ("mlu_", "mla_", "earer", "EARER", "MLU_", "MLA_")
 
 
 def redact(text: str) -> str:
@@ -205,7 +204,6 @@ def redact(text: str) -> str:
     A net under the rule that no secret gets into a message, not a replacement for it: it knows the two token prefixes
     and the word ``Bearer``, nothing else.
     """
-    for mark in _SECRET_MARKS:
-        if mark in text:
-            return _SECRET.sub(lambda match: f"{match[1] or match[2]}[redacted]", text)
+    if ("ml" in text and ("mlu_" in text or "mla_" in text)) or "earer" in text or "EARER" in text:
+        return _SECRET.sub(lambda match: f"{match[1] or match[2]}[redacted]", text)
     return text

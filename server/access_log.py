@@ -20,9 +20,7 @@ access_logger = logging.getLogger("kas.access")
 
 _TARGET_BYTES = 1024
 _REDACTED = b"[redacted]"
-_SECRET_NAME = re.compile(
-    rb"token|secret|passw|authorization|credential|signature|api[_-]?key|\bsig\b|\bjwt\b", re.IGNORECASE
-)
+_SECRET_NAME = re.compile(rb"token|secret|passw|auth|credential|signature|\bsig\b|key\b|jwt", re.IGNORECASE)
 
 
 class ExchangeFacts(Protocol):
@@ -176,13 +174,13 @@ class AccessLog:
             facts["head_seconds"] = round(exchange.head_at - started_at, 6)
         if exchange.ended_at is not None:
             facts["seconds"] = round(exchange.ended_at - started_at, 6)
-        access_logger.info("exchange", extra=facts)
+        access_logger.info("exchange", extra={"facts": facts})
 
 
 def loggable_target(target: bytes) -> str:
     """The target for a log line: without the values of query parameters that may be secrets, and not too long."""
     path, question_mark, query = target.partition(b"?")
-    if query:
+    if query and (b"%" in query or _SECRET_NAME.search(query)):
         target = path + question_mark + b"&".join(_without_secret(pair) for pair in query.split(b"&"))
     text = target[:_TARGET_BYTES].decode("ascii", "backslashreplace")
     return text if len(target) <= _TARGET_BYTES else f"{text}… ({len(target)} bytes)"
