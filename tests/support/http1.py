@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 import trio
 
-from tunnel.messages import Fields
+from tunnel.http1.downstream import Http1Downstream
+from tunnel.http1.limits import DEFAULT_LIMITS, Http1Limits
+from tunnel.http1.server import Handler, Http1Server
+from tunnel.messages import Fields, ResponseHead
 from tunnel.transports.base import TransportInfo
 
 
@@ -86,6 +89,8 @@ class MemoryTransport:
         await trio.lowlevel.checkpoint()
         self._check_sendable()
         data = bytes(data)
+        if not data:
+            return
         self.writes.append(data)
         for piece in self.split(data):
             self.peer._inbox.append(piece)
@@ -158,3 +163,61 @@ async def read_to_eof(transport: MemoryTransport) -> bytes:
 def plain_error(status: int, message: str) -> tuple[Fields, bytes]:
     """A ``render_error`` for tests."""
     return [(b"content-type", b"text/plain")], f"{status} {message}".encode()
+
+
+class Front:
+    """A server on one end of a pair of transports, and a client played by hand on the other."""
+
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        handler: Handler,
+        *,
+        limits: Http1Limits = DEFAULT_LIMITS,
+        initial: bytes = b"",
+        capacity_bytes: int | None = None,
+    ) -> None:
+        self.transport, self.client = memory_transport_pair(capacity_bytes=capacity_bytes)
+        self.seen: list[Http1Downstream] = []
+        self.over = trio.Event()
+        self.crash: BaseException | None = None
+        self._handler = handler
+        self.server = Http1Server(
+            self.transport, self._handle, limits=limits, render_error=plain_error, initial=initial
+        )
+        nursery.start_soon(self._run)
+
+    async def _handle(self, downstream: Http1Downstream) -> None:
+        self.seen.append(downstream)
+        await self._handler(downstream)
+
+    async def _run(self) -> None:
+        try:
+            await self.server.run()
+        except ExceptionGroup as group:
+            self.crash = group
+            if group.subgroup(AssertionError) is not None:
+                raise
+        finally:
+            self.over.set()
+
+    async def ask(self, request: bytes, end: bytes) -> bytes:
+        """Send a request and read the response up to these last bytes."""
+        await self.client.send_all(request)
+        return await read_until(self.client, end)
+
+    async def ask_last(self, request: bytes) -> bytes:
+        """Send a request and read until the server closes in order."""
+        await self.client.send_all(request)
+        return await read_to_eof(self.client)
+
+
+async def answer_ok(downstream: Http1Downstream) -> None:
+    """A handler: the body ``ok``, whole."""
+    await downstream.send_response(ResponseHead(200, [(b"content-type", b"text/plain")]), b"ok", end=True)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok"
+OK_CLOSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+"""A request and its answers by `answer_ok`."""

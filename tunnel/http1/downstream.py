@@ -194,7 +194,7 @@ class Http1Downstream:
             elif data and length != len(data):
                 raise LocalProtocolError("the body has not the length that was declared")
         kind, framing = self._frame(head, length)
-        writer = MessageWriter(self._connection.sender, kind, length or 0)
+        writer = MessageWriter(self._connection.sender, kind, length or 0 if kind is BodyKind.LENGTH else 0)
         if self.request.method == b"HEAD":
             data = b""
         wire = encode_response_head(head.status, head.fields, framing=framing) + writer.frame(data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import trio
 
 from tunnel.transports.base import Transport
@@ -25,7 +27,7 @@ class UpgradedStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See `trio.abc.ReceiveStream`. Cancelling loses nothing."""
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this stream")

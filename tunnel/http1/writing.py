@@ -71,10 +71,10 @@ class MessageWriter:
         """
         if self.was_reset:
             raise StreamReset("the message was given up by this side", remote=False)
-        if self.finished:
-            raise LocalProtocolError("body bytes after the end of the message")
         if not data:
             return b""
+        if self.finished:
+            raise LocalProtocolError("body bytes after the end of the message")
         if self._kind is BodyKind.CHUNKED:
             return encode_chunk(data)
         if self._kind is not BodyKind.UNTIL_CLOSE:
