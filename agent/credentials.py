@@ -65,6 +65,11 @@ class Credentials(Protocol):
         ...
 
 
+def is_in_cluster(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT_FOLDER) -> bool:
+    """Whether this looks like a Pod with a service account."""
+    return bool(environment.get("KUBERNETES_SERVICE_HOST")) and (folder / "token").exists()
+
+
 def in_cluster_context(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT_FOLDER) -> KubeContext:
     """The service account that Kubernetes mounts into a pod. Raises `KubeconfigError`."""
     problems = [

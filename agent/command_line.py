@@ -1,0 +1,152 @@
+"""agentk's flags, and everything that has to be right before it starts: all problems are told at once."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+
+from agent.config import ENVIRONMENT_PREFIX, AgentConfig, KubernetesConfig
+from agent.credentials import ContextCredentials, in_cluster_context, is_in_cluster
+from agent.kubeconfig import KubeconfigError, KubeContext, load_kubeconfig
+from agent.token import Token, find_token
+from operations.configuration import ConfigurationError, Override, load_configuration
+from operations.values import InvalidValue, redact
+
+_HELP = """\
+usage: agentk --kas-address wss://KAS --token-file FILE [options]
+
+Runs in (or near) a Kubernetes cluster, dials kas, and serves the cluster's API through that connection.
+
+  --kas-address URL     wss:// or https:// address of kas
+  --token-file FILE     the agent's token (or the variable AGENTK_TOKEN)
+  --ca-file FILE        certificates to trust beside the system's
+  --kas-header 'N: V'   header for the handshake; may be repeated
+  --insecure-plaintext  allow ws:// and http://
+  --kubeconfig FILE     default: $KUBECONFIG, the Pod's service account, ~/.kube/config
+  --context NAME        context of the kubeconfig
+  --access-mode MODE    impersonate (default) or agent; may be repeated
+  --replica NAME        name of this copy; default: $POD_NAME or the host's name
+  --health-address A    /livez, /readyz, /metrics; default 127.0.0.1:8152
+  --config FILE         YAML or TOML; the documentation has all keys
+  --log-level LEVEL     debug, info, warning, error
+  --log-format FORMAT   auto, console, json
+  --version, --help
+
+Each key of the configuration can be set as AGENTK__SECTION__KEY; flags win over the
+environment, and that over the file. SIGTERM drains for 30 s (timeouts.drain).
+"""
+
+_OVERRIDES = {
+    "--kas-address": "kas.address",
+    "--token-file": "kas.token_file",
+    "--ca-file": "kas.ca_file",
+    "--kubeconfig": "kubernetes.kubeconfig",
+    "--context": "kubernetes.context",
+    "--replica": "replica",
+    "--health-address": "health.address",
+    "--log-level": "log.level",
+    "--log-format": "log.format",
+}
+_REPEATABLE = {"--kas-header": "kas.headers", "--access-mode": "access.modes"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def format_help(self) -> str:
+        return _HELP
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that `agent.agent.Agent` needs."""
+
+    config: AgentConfig
+    token: Token
+    credentials: ContextCredentials
+
+
+def read_settings(arguments: Sequence[str], environment: MutableMapping[str, str]) -> Settings:
+    """Read flags, file, environment, token and kubeconfig. The variable with the token is removed.
+
+    Raises `ConfigurationError` with everything that is wrong; ends the process for ``--help`` and ``--version``.
+    """
+    problems: list[str] = []
+    path, overrides = _parse_flags(arguments, problems)
+    token_variable_kept = dict(environment)
+    config: AgentConfig | None = None
+    try:
+        config = load_configuration(
+            AgentConfig, path, environment=environment, prefix=ENVIRONMENT_PREFIX, overrides=overrides
+        )
+    except ConfigurationError as exc:
+        problems += exc.problems
+    token: Token | None = None
+    credentials: ContextCredentials | None = None
+    if config is not None:
+        try:
+            token = find_token(config.kas.token_file, environment)
+        except InvalidValue as exc:
+            problems.append(f"kas.token_file: {exc}")
+        try:
+            credentials = find_credentials(config.kubernetes, token_variable_kept)
+        except KubeconfigError as exc:
+            problems += [f"kubernetes: {problem}" for problem in exc.problems]
+    if problems or config is None or token is None or credentials is None:
+        raise ConfigurationError(problems)
+    return Settings(config=config, token=token, credentials=credentials)
+
+
+def find_credentials(config: KubernetesConfig, environment: Mapping[str, str]) -> ContextCredentials:
+    """The credentials that the configuration names, or that are where one expects them. Raises `KubeconfigError`."""
+    without_token = {name: value for name, value in environment.items() if name != "AGENTK_TOKEN"}
+    return ContextCredentials(find_context(config, environment), environment=without_token)
+
+
+def find_context(config: KubernetesConfig, environment: Mapping[str, str]) -> KubeContext:
+    """The context of a kubeconfig, or the service account of the Pod. Raises `KubeconfigError`."""
+    if config.kubeconfig is not None:
+        return load_kubeconfig([config.kubeconfig], context=config.context)
+    if named := [Path(part) for part in environment.get("KUBECONFIG", "").split(os.pathsep) if part]:
+        return load_kubeconfig(named, context=config.context)
+    if is_in_cluster(environment) and not config.context:
+        return in_cluster_context(environment)
+    home = Path(environment.get("HOME") or "/") / ".kube" / "config"
+    if not home.is_file():
+        raise KubeconfigError(
+            [f"there is no cluster to serve: no --kubeconfig, no $KUBECONFIG, no service account of a Pod, no {home}"]
+        )
+    return load_kubeconfig([home], context=config.context)
+
+
+def _parse_flags(arguments: Sequence[str], problems: list[str]) -> tuple[Path | None, list[Override]]:
+    parser = _Parser(prog="agentk", allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--version", action="version", version=f"agentk {version()}")
+    parser.add_argument("--config", type=Path)
+    for flag in _OVERRIDES:
+        parser.add_argument(flag, dest=flag)
+    for flag in _REPEATABLE:
+        parser.add_argument(flag, dest=flag, action="append")
+    parser.add_argument("--insecure-plaintext", action="store_true")
+    try:
+        given, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as exc:
+        problems.append(f"{exc} (see agentk --help)")
+        return None, []
+    problems += [f"{redact(argument)}: there is no such flag (see agentk --help)" for argument in unknown]
+    values = vars(given)
+    overrides = [
+        Override(path=path, value=values[flag], source=flag)
+        for flag, path in (_OVERRIDES | _REPEATABLE).items()
+        if values[flag] is not None
+    ]
+    if given.insecure_plaintext:
+        overrides.append(Override(path="kas.insecure_plaintext", value=True, source="--insecure-plaintext"))
+    return given.config, overrides
+
+
+def version() -> str:
+    """The version of this installation."""
+    return importlib.metadata.version("moorline")
