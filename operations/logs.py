@@ -157,6 +157,8 @@ class NeverBlockingHandler(logging.Handler):
             line = redact(self.format(record)).encode("utf-8", "backslashreplace") + b"\n"
         except Exception:  # noqa: BLE001 - a record that cannot be formatted must not end what it reports about
             line = f"a log record of {record.name} line {record.lineno} could not be formatted\n".encode()
+        if self._backlog:
+            self._write_backlog(0.0)
         self._append(line)
         self._write_backlog(0.0)
 

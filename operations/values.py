@@ -112,7 +112,7 @@ def format_seconds(seconds: float) -> str:
             return f"{int(seconds // _DURATION_UNITS[unit])}{unit}"
     if seconds < 1 and seconds and (milliseconds := round(seconds * 1000, 6)) == int(milliseconds):
         return f"{int(milliseconds)}ms"
-    return f"{seconds:g}s"
+    return f"{int(seconds)}s" if seconds == int(seconds) else f"{seconds:f}".rstrip("0") + "s"
 
 
 def parse_byte_count(value: Any) -> ByteCount:

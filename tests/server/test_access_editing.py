@@ -81,7 +81,14 @@ def test_an_owner_can_be_added_to_any_shape_of_file(text):
 
 
 @pytest.mark.parametrize(
-    "entry", ["  - name: a", "  - name: a\n    tokens: []", "  - name: a\n    tokens:", "  - {name: a}", "  - {name: a, tokens: []}"]
+    "entry",
+    [
+        "  - name: a",
+        "  - name: a\n    tokens: []",
+        "  - name: a\n    tokens:",
+        "  - {name: a}",
+        "  - {name: a, tokens: []}",
+    ],
 )
 def test_a_token_can_be_added_to_any_shape_of_owner(entry):
     text = f"users:\n{entry}\n  # the next one\n  - name: b\n"
@@ -103,7 +110,10 @@ def test_removing_an_item_of_a_block_list_leaves_the_others_alone():
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-@pytest.mark.parametrize("text", ["t: [{a: 1}, {a: 2}, {a: 3}]\n", "t:\n- a: 1\n- a: 2\n- {a: 3}\nu: 1\n", "t:\n  - a: 1\n  -  a: 2\n  - a: 3"])
+@pytest.mark.parametrize(
+    "text",
+    ["t: [{a: 1}, {a: 2}, {a: 3}]\n", "t:\n- a: 1\n- a: 2\n- {a: 3}\nu: 1\n", "t:\n  - a: 1\n  -  a: 2\n  - a: 3"],
+)
 def test_each_item_can_be_removed(text, index):
     edited = remove(text, ("t", index))
 
