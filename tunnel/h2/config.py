@@ -56,6 +56,11 @@ class EngineConfig:
     """Field lines in a head; above it, `HeadTooLarge`."""
     max_header_block_bytes: int = 1 * MIB
     """A field block is decoded up to here, compressed or not, to keep HPACK's state; above it COMPRESSION_ERROR."""
+    line_cache_bytes: int = 16 * KIB
+    """Decoded header lines that are remembered; ten times as much in memory. Holds the usual lines of a cluster's
+    clients."""
+    max_interim_heads: int = 32
+    """1xx heads before the final one; twice of what is passed on."""
     max_continuation_frames: int = 64
     """CONTINUATION frames of one block: 1 MiB in frames of 16 KiB, the least that a peer must be able to send."""
 
@@ -109,6 +114,7 @@ FRONT_RESPONDER = EngineConfig(
     max_header_list_bytes=64 * KIB,
     max_concurrent_streams=250,
     max_header_lines=200,
+    line_cache_bytes=4 * KIB,
     max_control_bytes=128 * KIB,
     pings=Budget(burst=200, per_second=20),
     settings_frames=Budget(burst=50, per_second=1),

@@ -79,7 +79,7 @@ class EngineStatistics:
 class Engine:
     """One HTTP/2 connection. Not safe for several threads; calls never block."""
 
-    __slots__ = ("_encoder", "_receiver", "_sender", "_settings_deadline", "_started", "_state", "role")
+    __slots__ = ("_encoder", "_receiver", "_sender", "_settings_deadline", "_state", "role")
 
     def __init__(
         self, role: Role, config: EngineConfig, *, budget: WindowBudget | None = None, now: float = 0.0
@@ -91,7 +91,6 @@ class Engine:
         self._receiver = Receiver(self._state)
         self._encoder = HeaderEncoder()
         self._settings_deadline = now + config.settings_seconds
-        self._started = now
 
     def start(self) -> None:
         """Queue the preface (requester), SETTINGS, and the connection's window."""
@@ -293,10 +292,11 @@ class Engine:
 
     @property
     def _is_settled(self) -> bool:
-        return self._state.settings_received and self._receiver.settings_acknowledged
+        return self._state.settings_received and self._state.settings_acknowledged
 
     def _fail(self, code: int, text: str) -> None:
         self._sender.drop_everything()
+        self._state.account.close()
         self.go_away(code=code, debug=text.encode())
         self._state.failed = True
         self._state.events.append(ConnectionFailed(code, text))

@@ -32,7 +32,9 @@ class HeadReceiver:
         self._state = state
         config = state.config
         self.decoder = HeaderDecoder(
-            table_bytes=config.header_table_bytes, list_limit_bytes=config.max_header_block_bytes
+            table_bytes=config.header_table_bytes,
+            list_limit_bytes=config.max_header_block_bytes,
+            cache_bytes=config.line_cache_bytes,
         )
         self.open_stream_id = 0
         """The stream of a block without END_HEADERS yet: nothing but its CONTINUATION may come (RFC 9113 §6.10)."""
@@ -165,7 +167,7 @@ class HeadReceiver:
             if status < 200:
                 if ended:
                     raise MalformedHead
-                state.events.append(InterimReceived(stream, fields))
+                self._on_interim(stream, fields)
                 return
             if stream.has_no_body or status in (204, 304):
                 length = 0 if not ended else NO_LENGTH
@@ -181,6 +183,14 @@ class HeadReceiver:
         if ended:
             state.end_remote(stream)
         state.events.append(ResponseReceived(stream, fields, ended))
+
+    def _on_interim(self, stream: Stream, fields: Fields) -> None:
+        state = self._state
+        stream.interim_heads += 1
+        if stream.interim_heads > state.config.max_interim_heads:
+            state.fault(stream, ErrorCode.ENHANCE_YOUR_CALM)
+        else:
+            state.events.append(InterimReceived(stream, fields))
 
     def _on_trailers(self, stream: Stream, fields: Fields, ended: bool) -> None:
         state = self._state

@@ -194,7 +194,7 @@ class HeaderDecoder:
         "list_bytes_at_most",
     )
 
-    def __init__(self, *, table_bytes: int, list_limit_bytes: int, cache_bytes: int = 65_536) -> None:
+    def __init__(self, *, table_bytes: int, list_limit_bytes: int, cache_bytes: int) -> None:
         self.fault: str | None = None
         """Why the last block is malformed although it could be decoded; None where it is not."""
         self.list_bytes_at_most = 0
@@ -236,6 +236,9 @@ class HeaderDecoder:
                         fields.append(field)
                         position += 1
                     continue
+                if byte >= 0x20:
+                    position = self._unusual(block, start, fields)
+                    continue
                 index = byte & 0x0F
                 position += 1
                 name_bytes = 0
@@ -246,10 +249,14 @@ class HeaderDecoder:
                     index += block[position]
                     position += 1
                 value_bytes = block[position] if name_bytes < 0x7F else 0xFF
-                if value_bytes >= 0x7F or byte >= 0x20 or index > LAST_STATIC_INDEX:
+                if value_bytes > 0x7F or index > LAST_STATIC_INDEX:
                     position = self._unusual(block, start, fields)
                     continue
-                position += 1 + value_bytes
+                if value_bytes == 0x7F:
+                    value_bytes, position = _read_integer(block, position, 0x7F)
+                    position += value_bytes
+                else:
+                    position += 1 + value_bytes
                 if position > end:
                     raise CompressionFault("a truncated block")
                 line = block[start:position]

@@ -64,7 +64,6 @@ class Receiver:
         "_returnable_bytes",
         "_state",
         "_window_bytes",
-        "settings_acknowledged",
     )
 
     def __init__(self, state: ConnectionState) -> None:
@@ -79,7 +78,6 @@ class Receiver:
         self._half_window_bytes = state.config.connection_window_bytes // 2
         self._returnable_bytes = 0
         self._head_since: float | None = None
-        self.settings_acknowledged = False
 
     # --- frames ---------------------------------------------------------------------------------
 
@@ -367,7 +365,7 @@ class Receiver:
     def _on_settings_ack(self) -> None:
         if not self._state.settings_received:
             raise RemoteProtocolError("the first frame is not SETTINGS")
-        self.settings_acknowledged = True
+        self._state.settings_acknowledged = True
         self._heads.decoder.settings_acknowledged()
 
 

@@ -42,6 +42,7 @@ class Sender:
 
     __slots__ = (
         "_connection_stalled_since",
+        "_dead",
         "_drained",
         "_first",
         "_first_bytes",
@@ -77,7 +78,8 @@ class Sender:
         self._owed_bytes = 0
         """How much of the first queue the peer made us say (acknowledgements, resets, credit)."""
         self._ready: deque[Stream] = deque()
-        """Streams with pending bytes and a window above zero, each once; and some that were reset since."""
+        """Streams with pending bytes and a window above zero, each once; and `_dead` ones that were reset since."""
+        self._dead = 0
         self._pending_bytes = 0
         self._drained: dict[Stream, None] = {}
         self._stalled: dict[Stream, float] = {}
@@ -153,16 +155,29 @@ class Sender:
             stream.queue.clear()
             stream.trailer_frames = None
             self._stalled.pop(stream, None)
-        # Where it waits for its turn it stays: to search for it would make ten thousand resets quadratic.
+            if stream.send_window_bytes > 0:
+                # It stays where it waits for its turn: a search would make ten thousand resets quadratic.
+                self._dead += 1
+                if 2 * self._dead > len(self._ready):
+                    self._bury()
         self._drained.pop(stream, None)
 
+    def _bury(self) -> None:
+        waiting = [stream for stream in self._ready if stream.pending_bytes]
+        self._ready.clear()
+        self._dead = 0
+        for stream in waiting:
+            self._wait_for_turn(stream)
+
     def drop_everything(self) -> None:
-        """The connection has failed: only what is not flow-controlled still leaves."""
+        """The connection has failed: every stream is dead, and only what is not flow-controlled still leaves."""
         for stream in self._streams.values():
             stream.pending_bytes = 0
             stream.queue.clear()
             stream.trailer_frames = None
+            stream.reset = True
         self._ready.clear()
+        self._dead = 0
         self._stalled.clear()
         self._newly_stalled.clear()
         self._connection_stalled_since = None
@@ -196,8 +211,8 @@ class Sender:
 
     @property
     def has_output(self) -> bool:
-        """Whether to call `gather`. It may still give nothing, where all that waited was reset."""
-        return bool(self._first) or (bool(self._ready) and self.window_bytes > 0)
+        """Whether `gather` would give anything."""
+        return bool(self._first) or (self.window_bytes > 0 and len(self._ready) > self._dead)
 
     @property
     def unsent_bytes(self) -> int:
@@ -216,6 +231,8 @@ class Sender:
             stream = ready.popleft()
             if stream.pending_bytes:
                 size += self._emit_frame(stream, output)
+            else:
+                self._dead -= 1
         return output
 
     def _emit_frame(self, stream: Stream, output: list[bytes | memoryview]) -> int:
@@ -288,10 +305,7 @@ class Sender:
                     f"SETTINGS makes the window of stream {stream.id} exceed 2^31-1", code=ErrorCode.FLOW_CONTROL_ERROR
                 )
         if delta < 0:
-            waiting = [stream for stream in self._ready if stream.pending_bytes]
-            self._ready.clear()
-            for stream in waiting:
-                self._wait_for_turn(stream)
+            self._bury()
 
     # --- stalls ---------------------------------------------------------------------------------
 
@@ -303,15 +317,22 @@ class Sender:
                     del self._stalled[stream]
                     self._stalled[stream] = now
             self._newly_stalled.clear()
-        if self._connection_stalled_since is None and self._ready and self.window_bytes <= 0:
+        if not self._is_shut:
+            self._connection_stalled_since = None
+        elif self._connection_stalled_since is None:
             self._connection_stalled_since = now
+
+    @property
+    def _is_shut(self) -> bool:
+        """Whether the connection window is all that holds DATA back."""
+        return self.window_bytes <= 0 and len(self._ready) > self._dead
 
     def stall_deadline(self, now: float) -> float | None:
         """When a stall next comes to its end; for one that is not dated yet, a bound that is not too late by much."""
         deadline = math.inf
         if self._connection_stalled_since is not None:
             deadline = self._connection_stalled_since
-        elif self._ready and self.window_bytes <= 0:
+        elif self._is_shut:
             deadline = now
         if self._stalled:
             since = next(iter(self._stalled.values()))

@@ -12,7 +12,7 @@ from tunnel.errors import ErrorCode
 from tunnel.h2.config import EngineConfig
 from tunnel.h2.defences import Defences
 from tunnel.h2.events import Event, StreamWasReset
-from tunnel.h2.frames import rst_stream_frame, window_update_frame
+from tunnel.h2.frames import DEFAULT_WINDOW_BYTES, rst_stream_frame, window_update_frame
 from tunnel.h2.sending import Sender
 from tunnel.h2.settings import PeerSettings
 from tunnel.h2.stream import Stream
@@ -51,6 +51,7 @@ class ConnectionState:
         "received_data_bytes",
         "resets_received",
         "sender",
+        "settings_acknowledged",
         "settings_received",
         "streams",
         "streams_refused",
@@ -64,6 +65,7 @@ class ConnectionState:
         """The time of the last call that told it."""
         self.peer = PeerSettings()
         self.settings_received = False
+        self.settings_acknowledged = False
         self.streams: dict[int, Stream] = {}
         self.sender = Sender(
             self.streams,
@@ -102,6 +104,9 @@ class ConnectionState:
             receive_window_bytes=config.initial_window_bytes,
             now=self.now,
         )
+        if not self.settings_acknowledged and config.initial_window_bytes < DEFAULT_WINDOW_BYTES:
+            # RFC 9113 §6.9.2: until it has seen our SETTINGS, the peer goes by the default.
+            stream.receive_window_bytes = DEFAULT_WINDOW_BYTES
         self.streams[stream_id] = stream
         return stream
 

@@ -27,6 +27,7 @@ class Stream:
         "has_no_body",
         "high_mark_bytes",
         "id",
+        "interim_heads",
         "is_connect",
         "local_ended",
         "owner",
@@ -86,6 +87,8 @@ class Stream:
         # The exchange.
         self.awaits_head = False
         """Requester: the final response head has not arrived."""
+        self.interim_heads = 0
+        """Requester: how many 1xx heads have arrived."""
         self.has_no_body = False
         """Requester: the answer to this request (HEAD) never has a body, whatever its Content-Length says."""
         self.is_connect = False
