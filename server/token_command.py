@@ -205,25 +205,13 @@ def _keep_mode_and_owner(target: Path, descriptor: int) -> None:
         os.fchown(descriptor, found.st_uid, found.st_gid)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run ``kas token …``; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        path = _access_file(options)
-        status: int = options.run(path, options)
-    except ConfigurationError as error:
-        exit_with_configuration_error("kas token", error)
-    except OSError as error:
-        return _fail(f"{error.filename or 'the access file'}: {error.strerror or error}")
-    return status
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kas token", description="Tokens of agents and users in the access file.")
-    commands = parser.add_subparsers(required=True, metavar="create|list|revoke")
-    create = commands.add_parser("create", help="make a token, add its hash to the file, show it once")
-    create.set_defaults(run=_create)
-    _add_file(create)
+def add_token_command(commands: Any) -> None:
+    """Add ``token`` to the subcommands of ``kas``; run what was parsed with `run_token_command`."""
+    parser = commands.add_parser("token", help="make, list and revoke tokens of agents and users")
+    actions = parser.add_subparsers(required=True, metavar="create|list|revoke", dest="token_action")
+    create = actions.add_parser("create", help="make a token, add its hash to the access file, show it once")
+    create.set_defaults(token_command=_create)
+    _add_files(create)
     _add_owner(create, required=True)
     create.add_argument("--name", default="default", help="by which the token is listed and revoked (default: default)")
     create.add_argument("--expires", metavar="90d", help="how long it works, or a date; default: until it is revoked")
@@ -232,26 +220,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     create.add_argument("--role", choices=("full", "read-only"), default="full", help="of what --grant gives")
     create.add_argument("--mode", choices=("impersonate", "agent"), default="impersonate", help="of what --grant gives")
-    create.add_argument(
-        "--group", action="append", default=[], help="group for what --grant gives, in mode impersonate"
-    )
-    show = commands.add_parser("list", help="list tokens: owner, name, start of the hash, expiry")
-    show.set_defaults(run=_list)
-    _add_file(show)
+    create.add_argument("--group", action="append", default=[], help="group in what --grant gives, mode impersonate")
+    show = actions.add_parser("list", help="list tokens: owner, name, start of the hash, expiry")
+    show.set_defaults(token_command=_list)
+    _add_files(show)
     _add_owner(show, required=False)
-    end = commands.add_parser("revoke", help="take a token out; what runs under it ends within two seconds")
-    end.set_defaults(run=_revoke)
-    _add_file(end)
+    end = actions.add_parser("revoke", help="take a token out; what runs under it ends within two seconds")
+    end.set_defaults(token_command=_revoke)
+    _add_files(end)
     _add_owner(end, required=True)
     end.add_argument("--name", default="default", help="the token's name (default: default)")
-    return parser
 
 
-def _add_file(parser: argparse.ArgumentParser) -> None:
-    files = parser.add_mutually_exclusive_group()
-    files.add_argument("--access-file", type=Path, metavar="FILE", help="the access file")
-    files.add_argument(
-        "--config", type=Path, metavar="FILE", help="the configuration of kas, which names the access file"
+def run_token_command(options: argparse.Namespace) -> int:
+    """Run what `add_token_command` made of the command line; returns the exit status."""
+    try:
+        status: int = options.token_command(_access_file(options), options)
+    except ConfigurationError as error:
+        exit_with_configuration_error("kas token", error)
+    except OSError as error:
+        return _fail(f"{error.filename or 'the access file'}: {error.strerror or error}")
+    return status
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    # Suppressed, because a subcommand's default would take the place of what stood before the subcommand.
+    missing = argparse.SUPPRESS
+    parser.add_argument("--access-file", metavar="FILE", default=missing, help="the access file")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=missing,
+        help="the configuration of kas, which names the access file",
     )
 
 
@@ -262,10 +263,11 @@ def _add_owner(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def _access_file(options: argparse.Namespace) -> Path:
-    if options.access_file is not None:
-        file: Path = options.access_file
-        return file
-    return load_configuration(KasConfig, options.config, environment=os.environ, prefix=ENVIRONMENT_PREFIX).access.file
+    named = getattr(options, "access_file", None)
+    if named is not None:
+        return Path(named)
+    config = getattr(options, "config", None)
+    return load_configuration(KasConfig, config, environment=os.environ, prefix=ENVIRONMENT_PREFIX).access.file
 
 
 def _create(path: Path, options: argparse.Namespace) -> int:

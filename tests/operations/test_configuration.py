@@ -154,7 +154,7 @@ def test_all_problems_are_reported_at_once_with_paths_and_what_is_allowed():
     assert not [problem for problem in problems if not any(problem == wanted for wanted in expected)]
 
 
-class problem_that_starts_with(str):  # noqa: N801, SLOT000
+class problem_that_starts_with(str):  # noqa: N801
     __slots__ = ()
 
     def __eq__(self, other):
@@ -266,7 +266,7 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
         load_configuration(Config, tmp_path / "none.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe4\n")
-    with pytest.raises(ConfigurationError, match="latin.yaml"):
+    with pytest.raises(ConfigurationError, match="latin"):
         load_configuration(Config, tmp_path / "latin.yaml")
 
 
