@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import os
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -106,27 +105,15 @@ def _add_kubeconfig(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _run_up(options: argparse.Namespace) -> int:
-    from moorline.up import up
+    from moorline.up import run_up
 
-    return up(
-        kubeconfig=options.kubeconfig or _default_kubeconfig(),
-        context=options.context,
-        directory=options.dir,
-        listen=options.listen,
-        log_level=options.log_level,
-    )
+    return run_up(options)
 
 
 def _run_kubeconfig(options: argparse.Namespace) -> int:
     from moorline.kubeconfig_command import run_kubeconfig
 
     return run_kubeconfig(options)
-
-
-def _default_kubeconfig() -> Path:
-    """What kubectl would read; of several files in ``$KUBECONFIG`` the first."""
-    named = [Path(part) for part in os.environ.get("KUBECONFIG", "").split(os.pathsep) if part]
-    return named[0] if named else Path.home() / ".kube" / "config"
 
 
 def _check_installation() -> None:
