@@ -34,18 +34,31 @@ type requests struct {
 	seen  map[string]*counts // by the last segment of the path
 }
 
+// counts is what was asked for one resource. Only what was answered with success counts as a list or a watch.
 type counts struct {
 	Lists      int            `json:"lists"`       // GET of a collection
 	WatchLists int            `json:"watch_lists"` // full lists streamed by a watch
 	Watches    int            `json:"watches"`     // watches from a resource version
-	Answers    map[string]int `json:"answers"`     // status codes, protocols and transport errors
+	Answers    map[string]int `json:"answers"`     // status codes, protocols and transport errors, of all requests
 }
 
 func (r *requests) RoundTrip(request *http.Request) (*http.Response, error) {
-	query := request.URL.Query()
+	response, err := r.next.RoundTrip(request)
 	r.mutex.Lock()
+	defer r.mutex.Unlock()
 	c := r.at(request.URL.Path)
+	if err != nil {
+		c.Answers["error"]++
+		log.Printf("%s: %v", request.URL.RequestURI(), err)
+		return nil, err
+	}
+	c.Answers[fmt.Sprint(response.StatusCode)]++
+	c.Answers[response.Proto]++
+	log.Printf("%s: %s", request.URL.RequestURI(), response.Status)
+	response.Body = &loggedBody{ReadCloser: response.Body, uri: request.URL.RequestURI()}
+	query := request.URL.Query()
 	switch {
+	case response.StatusCode >= 300:
 	case query.Get("watch") != "true" && query.Get("watch") != "1":
 		c.Lists++
 	case query.Get("sendInitialEvents") == "true":
@@ -53,21 +66,6 @@ func (r *requests) RoundTrip(request *http.Request) (*http.Response, error) {
 	default:
 		c.Watches++
 	}
-	r.mutex.Unlock()
-	response, err := r.next.RoundTrip(request)
-	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	if err != nil {
-		c.Answers["error"]++
-		log.Printf("%s: %v", request.URL.RequestURI(), err)
-		return nil, err
-	}
-	c.Answers[fmt.Sprintf("%d", response.StatusCode)]++
-	c.Answers[response.Proto]++
-	if response.StatusCode >= 400 {
-		log.Printf("%s: %s", request.URL.RequestURI(), response.Status)
-	}
-	response.Body = &loggedBody{ReadCloser: response.Body, uri: request.URL.RequestURI()}
 	return response, nil
 }
 

@@ -90,6 +90,7 @@ func (p *podRunner) run(ctx context.Context) error {
 func (p *podRunner) sync(ctx context.Context, pod *corev1.Pod) {
 	pods := p.client.CoreV1().Pods(pod.Namespace)
 	switch {
+	case len(pod.Spec.SchedulingGates) > 0:
 	case pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil:
 		binding := &corev1.Binding{
 			ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name},

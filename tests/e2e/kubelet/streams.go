@@ -69,7 +69,17 @@ func newHandler(pods *podRunner) (http.Handler, error) {
 		return answer.GetUrl(), err
 	})
 	stream("/portForward/{namespace}/{pod}", func(r *http.Request) (string, error) {
-		answer, err := server.GetPortForward(&runtimeapi.PortForwardRequest{PodSandboxId: r.PathValue("namespace") + "/" + r.PathValue("pod")})
+		request := &runtimeapi.PortForwardRequest{PodSandboxId: r.PathValue("namespace") + "/" + r.PathValue("pod")}
+		for _, list := range r.URL.Query()["port"] { // named at once by WebSocket clients, per stream by SPDY clients
+			for text := range strings.SplitSeq(list, ",") {
+				port, err := strconv.ParseInt(text, 10, 32)
+				if err != nil {
+					return "", err
+				}
+				request.Port = append(request.Port, int32(port))
+			}
+		}
+		answer, err := server.GetPortForward(request)
 		return answer.GetUrl(), err
 	})
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", pods.serveLogs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ class Endpoint:
     def prefix(self) -> str:
         """The path of the address, without a trailing slash."""
         return "".join(f"/{part}" for part in self.base.split("/")[3:])
+
+    def context(self) -> ssl.SSLContext:
+        """A client context that trusts the endpoint's CA."""
+        return ssl.create_default_context(cafile=str(self.ca_file))
 
     def curl(
         self, target: str, *options: str, body: bytes | None = None, authorized: bool = True, seconds: float = 60
