@@ -237,7 +237,8 @@ class Http1Server:
             if block is not None:
                 self._deadline = math.inf
                 self._requests += 1
-                return parse_request_head(block, limits=self._limits, upgrades=self._upgrades)
+                head = parse_request_head(block, limits=self._limits, upgrades=self._upgrades)
+                return None if self._client_gone else head
             if self._client_gone:
                 return None
             if self._timed_out:
