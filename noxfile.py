@@ -101,9 +101,10 @@ def format_(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def types(session: nox.Session) -> None:
-    """mypy, strict."""
+    """mypy: the packages strictly, the tests as `tests/mypy.ini` says."""
     programs = shared(session, with_project=False)
     tool(session, programs, "mypy")
+    tool(session, programs, "mypy", "--config-file", "tests/mypy.ini")
 
 
 @nox.session(venv_backend="none")

@@ -190,7 +190,7 @@ def _limits(wanted: Any, limits: Range) -> str:
     def shown(value: float) -> str:
         if wanted is Seconds:
             return format_seconds(value)
-        return format_byte_count(int(value)) if wanted is ByteCount else f"{value:g}"
+        return format_byte_count(int(value)) if wanted is ByteCount else f"{value:.15g}"
 
     if limits.maximum == float("inf"):
         return f"at least {shown(limits.minimum)}"
