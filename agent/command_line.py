@@ -10,7 +10,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from agent.config import ENVIRONMENT_PREFIX, AgentConfig, KubernetesConfig
-from agent.credentials import ContextCredentials, in_cluster_context, is_in_cluster
+from agent.credentials import IN_CLUSTER, ContextCredentials, in_cluster_context, is_in_cluster
 from agent.kubeconfig import KubeconfigError, KubeContext, load_kubeconfig
 from agent.token import Token, find_token
 from operations.configuration import ConfigurationError, Override, load_configuration
@@ -66,6 +66,8 @@ class Settings:
     config: AgentConfig
     token: Token
     credentials: ContextCredentials
+    is_in_cluster: bool = False
+    """The credentials are the Pod's own. Its kube-apiserver is reached directly: `HTTPS_PROXY` is there for kas."""
 
 
 def read_settings(arguments: Sequence[str], environment: MutableMapping[str, str]) -> Settings:
@@ -96,7 +98,12 @@ def read_settings(arguments: Sequence[str], environment: MutableMapping[str, str
             problems += [f"kubernetes: {problem}" for problem in exc.problems]
     if problems or config is None or token is None or credentials is None:
         raise ConfigurationError(problems)
-    return Settings(config=config, token=token, credentials=credentials)
+    return Settings(
+        config=config,
+        token=token,
+        credentials=credentials,
+        is_in_cluster=credentials.description == IN_CLUSTER,
+    )
 
 
 def find_credentials(config: KubernetesConfig, environment: Mapping[str, str]) -> ContextCredentials:

@@ -92,8 +92,8 @@ class HealthConfig:
     address: Address = Address("127.0.0.1", 8152)
     """Host and port. In a Pod, probes of the kubelet need `:8152`."""
     disconnected: Annotated[Seconds, Range(60)] = Seconds(900.0)
-    """`/livez` fails when there was no tunnel for so long, so that a restart is tried. An agent that kas refuses stays
-    alive: a new token or a new kas is picked up without a restart."""
+    """`/livez` fails when there was no tunnel for so long, so that a restart is tried. It is long on purpose: the agent
+    keeps trying by itself and reads its token again, so a restart seldom helps."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
+IN_CLUSTER = "in-cluster"
+"""The description of the credentials that Kubernetes mounts into a Pod."""
+
 LOOK_SECONDS = 1.0
 """Files are compared with what was read from them at most this often."""
 
@@ -86,7 +89,7 @@ def in_cluster_context(environment: Mapping[str, str], folder: Path = SERVICE_AC
         raise KubeconfigError(problems)
     address = ApiServerAddress(scheme="https", host=environment["KUBERNETES_SERVICE_HOST"], port=int(port))
     return KubeContext(
-        name="in-cluster",
+        name=IN_CLUSTER,
         cluster=Cluster(address=address, authority=Blob(path=folder / "ca.crt")),
         user=User(token_path=folder / "token"),
     )
@@ -109,7 +112,7 @@ class ContextCredentials:
         self.address = cluster.address
         self.server_hostname = cluster.tls_server_name or cluster.address.host
         self.proxy_url = cluster.proxy_url
-        self.description = f"context {context.name}"
+        self.description = context.name
         self._authority = _Pem(cluster.authority)
         self._certificate = _Pem(user.certificate)
         self._key = _Pem(user.key)
@@ -122,7 +125,7 @@ class ContextCredentials:
                 pem.look()
             self._access = self._make_access(None)
         except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
-            raise KubeconfigError([f"{self.description}: {exc}"]) from exc
+            raise KubeconfigError([f"context {context.name}: {exc}"]) from exc
         self._plugin: PluginRunner | None = None
         if user.plugin is not None:
             self._plugin = PluginRunner(
