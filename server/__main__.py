@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import ssl
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,27 +84,26 @@ def _run(config: object) -> int:
 
     assert isinstance(config, KasConfig)
 
-    async def serve() -> None:
-        kas = Kas(config)
+    async def serve(kas: Kas) -> None:
         async with trio.open_nursery() as nursery:
-
-            async def signals(*, task_status: trio.TaskStatus[None]) -> None:
-                await handle_signals(drain=kas.drain, stop=nursery.cancel_scope.cancel, task_status=task_status)
-
-            await nursery.start(signals)
+            await nursery.start(partial(handle_signals, drain=kas.drain, stop=nursery.cancel_scope.cancel))
             await kas.run()
             nursery.cancel_scope.cancel()
 
     try:
-        trio.run(serve, strict_exception_groups=False)
+        kas = Kas(config)
     except ConfigurationError as exc:
         exit_with_configuration_error(PROGRAM, exc)
-    except (FileProblem, ssl.SSLError) as exc:
+    except (FileProblem, OSError) as exc:  # ssl.SSLError is an OSError
         exit_with_configuration_error(PROGRAM, ConfigurationError([str(exc)]))
-    except OSError as exc:
-        print(f"{PROGRAM}: {exc}", file=sys.stderr)  # noqa: T201
-        return FAILURE
-    return OK
+    status = OK
+    try:
+        trio.run(serve, kas)
+    except* OSError as group:
+        for error in group.exceptions:
+            print(f"{PROGRAM}: {error}", file=sys.stderr)  # noqa: T201
+        status = FAILURE
+    return status
 
 
 if __name__ == "__main__":

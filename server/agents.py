@@ -16,12 +16,14 @@ from server.directory import AgentEntry, Directory
 from server.registry import Registry, Tunnel
 from server.revocations import Revocations
 from tunnel.acceptor import accept_tunnel
-from tunnel.connection import Connection, ConnectionTimes
+from tunnel.connection import Connection
 from tunnel.errors import ConnectionEnded, HandshakeError
 from tunnel.h2.engine import EngineConfig, Role
 from tunnel.h2.windows import WindowBudget
 from tunnel.handshake import Hello, Welcome
+from tunnel.liveness import ConnectionTimes
 from tunnel.transports.base import Transport
+from tunnel.transports.carrier import Carrier
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ class AgentGate:
         self.is_draining = False
         """While True, handshakes are answered with 503, so that a load balancer's next try reaches another kas."""
 
-    async def serve(self, transport: Transport) -> None:
+    async def serve(self, carrier: Carrier) -> None:
         """Serve one accepted connection to its end. Raises nothing that its peer can cause."""
         entry: AgentEntry | None = None
 
@@ -70,11 +72,11 @@ class AgentGate:
             )
 
         try:
-            transport, hello, welcome = await accept_tunnel(transport, decide=decide)
+            transport, hello, welcome = await accept_tunnel(carrier, decide=decide)
         except HandshakeError as exc:
             logger.warning(
                 "an agent's handshake was refused",
-                extra={"peer": transport.info.peer, "status": exc.status, "reason": exc.reason, "error": str(exc)},
+                extra={"peer": carrier.info.peer, "status": exc.status, "reason": exc.reason, "error": str(exc)},
             )
             return
         except trio.BrokenResourceError as exc:
@@ -122,13 +124,20 @@ class AgentGate:
             connection.close(debug=b"revoked")
 
         with self._revocations.entered(entry.credential_id, revoke):
-            try:
-                await connection.run(task_status=_Registration(self._registry, tunnel, facts))
-                logger.info("tunnel closed", extra=facts)
-            except ConnectionEnded as exc:
-                logger.info("tunnel ended", extra={**facts, "error": str(exc)})
-            finally:
-                self._registry.remove(tunnel)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._drain_at_age, connection)
+                try:
+                    await connection.run(task_status=_Registration(self._registry, tunnel, facts))
+                    logger.info("tunnel closed", extra=facts)
+                except ConnectionEnded as exc:
+                    logger.info("tunnel ended", extra={**facts, "error": str(exc)})
+                finally:
+                    self._registry.remove(tunnel)
+                nursery.cancel_scope.cancel()
+
+    async def _drain_at_age(self, connection: Connection) -> None:
+        await trio.sleep(self._tunnel_age)
+        connection.drain(b"age")
 
 
 class _Registration(trio.TaskStatus[None]):

@@ -10,7 +10,8 @@ import dataclasses
 import logging
 import secrets
 import socket
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -35,9 +36,8 @@ from server.revocations import Revocations
 from tunnel.h2.config import FRONT_RESPONDER, TUNNEL_REQUESTER
 from tunnel.h2.windows import WindowBudget
 from tunnel.http1.limits import Http1Limits
-from tunnel.listening import Listener, open_sockets
+from tunnel.listening import listen, serve
 from tunnel.liveness import ConnectionTimes
-from tunnel.transports.base import Transport
 from tunnel.transports.tls_contexts import ReloadableServerContext
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Kas:
         """
         config = self._config
         sockets = [
-            await open_sockets(address.host, address.port)
+            await listen(address.host or None, address.port)
             for address in (config.agents.address, config.proxy.address, config.operations.address)
         ]
         registry = Registry(self.kas_id)
@@ -115,16 +115,16 @@ class Kas:
             }
         )
         listeners = [
-            self._listener("agents", gate.serve, self._agent_tls, config.agents.max_connections),
-            self._listener("proxy", front.serve, self._proxy_tls, config.proxy.max_connections),
-            self._listener("operations", operations.serve, None, 256),
+            partial(serve, sockets[0], gate.serve, name="agent listener", tls=_context_of(self._agent_tls)),
+            partial(serve, sockets[1], front.serve, name="proxy listener", tls=_context_of(self._proxy_tls)),
+            partial(serve, sockets[2], operations.serve, name="operations listener"),
         ]
         async with trio.open_nursery() as everything:
             everything.start_soon(self._files.run)
             everything.start_soon(self._directory.run)
             async with trio.open_nursery() as accepting:
-                for listener, bound in zip(listeners, sockets, strict=True):
-                    await accepting.start(partial(listener.run, bound, everything))
+                for listener in listeners:
+                    await accepting.start(listener)
                 self._is_ready = True
                 addresses = KasAddresses(
                     agents=_address_of(sockets[0]), proxy=_address_of(sockets[1]), operations=_address_of(sockets[2])
@@ -227,20 +227,9 @@ class Kas:
             ),
         )
 
-    def _listener(
-        self,
-        name: str,
-        handler: Callable[[Transport], Awaitable[None]],
-        tls: ReloadableServerContext | None,
-        max_connections: int,
-    ) -> Listener:
-        return Listener(
-            handler,
-            name=name,
-            tls=tls,
-            max_connections=max_connections,
-            handshake_seconds=self._config.timeouts.handshake,
-        )
+
+def _context_of(tls: ReloadableServerContext | None) -> Callable[[], ssl.SSLContext] | None:
+    return None if tls is None else lambda: tls.context
 
 
 def _address_of(sockets: list[trio.socket.SocketType]) -> Address:

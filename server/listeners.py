@@ -12,11 +12,13 @@ from functools import partial
 import trio
 
 from server.status import render_plain_refusal
-from tunnel.connection import Connection, ConnectionTimes
+from tunnel.connection import Connection
 from tunnel.errors import ConnectionEnded
 from tunnel.h2.engine import EngineConfig, Role
 from tunnel.h2.windows import WindowBudget
-from tunnel.http1.server import Http1Limits, Http1Server
+from tunnel.http1.limits import Http1Limits
+from tunnel.http1.server import Http1Server
+from tunnel.liveness import ConnectionTimes
 from tunnel.messages import Downstream
 from tunnel.transports.base import Transport
 

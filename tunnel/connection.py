@@ -15,6 +15,7 @@ Deliberately absent: what requests mean, who may open them, and when to dial aga
 from __future__ import annotations
 
 import dataclasses
+import enum
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -85,6 +86,14 @@ class ConnectionStatistics:
     engine: EngineStatistics
 
 
+class _Drain(enum.Enum):
+    NONE = "none"
+    ANNOUNCED = "announced"
+    """A responder has said that it will go, and waits for the requests that are under way."""
+    ENDING = "ending"
+    """What runs may end; the last one closes the connection."""
+
+
 class Connection:
     """One HTTP/2 connection in either role, over one transport."""
 
@@ -115,6 +124,8 @@ class Connection:
         self._idle = trio.Event()
         self._failure: ConnectionEnded | None = None
         self._closing = False
+        self._drain = _Drain.NONE
+        self._drain_debug = b""
         self._liveness = Liveness(times, trio.current_time())
         self._ping_number = 0
         self.round_trip_seconds: float | None = None
@@ -162,19 +173,28 @@ class Connection:
         self._transport.abort()
 
     def drain(self, debug: bytes = b"drain") -> None:
-        """Take nothing new, let what runs end (wire contract §4). Cuts nothing; follow with `wait_idle` and `close`.
+        """Take nothing new, let what runs end, then close (wire contract §4). Synchronous, cuts nothing; `run` returns.
 
         A requester says GOAWAY(0). A responder says GOAWAY(2^31-1), waits one round trip, and then names the last
         stream that it will serve, so that no request is lost that was under way.
         """
-        if self._ended.is_set():
+        if self._ended.is_set() or self._drain is not _Drain.NONE:
             return
+        self._drain_debug = debug
         if self._engine.role is Role.REQUESTER:
+            self._drain = _Drain.ENDING
             self._engine.go_away(last_stream_id=0, debug=debug)
+            self._close_if_drained()
         else:
+            self._drain = _Drain.ANNOUNCED
             self._engine.go_away(last_stream_id=FIRST_GOAWAY_ID, debug=debug)
             self._engine.send_ping(DRAIN_PING)
+        self._openings.wake_all()
         self._writer_wakeup.call()
+
+    def _close_if_drained(self) -> None:
+        if self._drain is _Drain.ENDING and not self._streams:
+            self.close(debug=self._drain_debug)
 
     async def wait_idle(self) -> None:
         """Return once no stream is open, or the connection has ended."""
@@ -195,7 +215,7 @@ class Connection:
     @property
     def is_usable(self) -> bool:
         """Whether a request may still be opened here."""
-        return not (self._closing or self._ended.is_set() or self.peer_is_going_away or self._engine.going_away)
+        return not (self._closing or self._ended.is_set() or self.peer_is_going_away or self._drain is not _Drain.NONE)
 
     @property
     def peer_allows_upgrades(self) -> bool:
@@ -267,9 +287,10 @@ class Connection:
 
     def consumed(self, h2: Stream, taken_bytes: int) -> None:
         """A task took bytes of a body: credit goes back to the peer."""
-        self._engine.consume(h2, taken_bytes)
-        if self._engine.has_output:
-            self._writer_wakeup.call()
+        if not self._ended.is_set():
+            self._engine.consume(h2, taken_bytes)
+            if self._engine.has_output:
+                self._writer_wakeup.call()
 
     def authenticated(self) -> None:
         """A request on this connection was authenticated; the limits for strangers no longer apply."""
@@ -294,6 +315,7 @@ class Connection:
         if not self._streams:
             self._liveness.idle_since = trio.current_time()
             self._idle.set()
+            self._close_if_drained()
         if self._openings and self._engine.can_open:
             self._openings.admit()
 
@@ -389,31 +411,30 @@ class Connection:
     # --- events ---------------------------------------------------------------------------------------
 
     def _dispatch(self, event: Event) -> None:
-        kind = type(event)
-        if kind is DataReceived:
+        if isinstance(event, DataReceived):
             stream = event.stream.owner
             if stream is not None:
                 stream.on_data(event.data, event.ended)
                 if event.ended and stream.sent_end:
                     self._forget(stream)
-        elif kind is RequestReceived:
+        elif isinstance(event, RequestReceived):
             self._accept(event.stream, event.fields, event.ended)
-        elif kind is ResponseReceived:
+        elif isinstance(event, ResponseReceived):
             stream = event.stream.owner
             stream.on_head(event.fields, event.ended)
             if event.ended and stream.sent_end:
                 self._forget(stream)
-        elif kind is StreamWasReset:
+        elif isinstance(event, StreamWasReset):
             stream = event.stream.owner
             if stream is not None:
                 stream.on_reset(event.code, event.remote, event.refused)
                 self._forget(stream)
-        elif kind is TrailersReceived:
+        elif isinstance(event, TrailersReceived):
             stream = event.stream.owner
             stream.on_trailers(event.fields)
             if stream.sent_end:
                 self._forget(stream)
-        elif kind is InterimReceived:
+        elif isinstance(event, InterimReceived):
             event.stream.owner.on_head(event.fields, False)
         else:
             self._dispatch_rare(event)
@@ -461,8 +482,10 @@ class Connection:
 
     def _on_pong(self, payload: bytes) -> None:
         if payload == DRAIN_PING:
-            self._engine.go_away(last_stream_id=self._engine.highest_peer_stream_id, debug=b"drain")
+            self._drain = _Drain.ENDING
+            self._engine.go_away(last_stream_id=self._engine.highest_peer_stream_id, debug=self._drain_debug)
             self._writer_wakeup.call()
+            self._close_if_drained()
         else:
             round_trip = self._liveness.ponged(trio.current_time())
             if round_trip is not None:
@@ -483,6 +506,7 @@ class Connection:
     def _end_everything(self) -> None:
         self._ended.set()
         self._transport.abort()
+        self._engine.close()
         failure = self._failure or ConnectionEnded(f"{self._name}: closed", local=True)
         for stream in list(self._streams):
             stream.on_failure(failure)

@@ -10,6 +10,7 @@ task that writes the message. Bytes are credited to the sender when a task takes
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -191,14 +192,18 @@ class Http2Stream:
 class RequestStream(Http2Stream):
     """A request that this side sent: an `Upstream`."""
 
-    __slots__ = ("_heads", "_is_upgrade", "body")
+    __slots__ = ("_heads", "_is_upgrade")
 
     def __init__(self, connection: Connection, h2: Stream, *, is_upgrade: bool, ended: bool) -> None:
         super().__init__(connection, h2)
         self._heads: deque[ResponseHead] = deque()
         self._is_upgrade = is_upgrade
         self.sent_end = ended and not is_upgrade
-        self.body = self
+
+    @property
+    def body(self) -> RequestStream:
+        """The response body."""
+        return self
 
     @property
     def writer(self) -> RequestStream:
@@ -237,17 +242,22 @@ class RequestStream(Http2Stream):
 class ServedStream(Http2Stream):
     """A request that arrived here: a `Downstream`."""
 
-    __slots__ = ("_response_started", "body", "head_too_large", "request", "scope")
+    __slots__ = ("_is_upgraded", "_response_started", "head_too_large", "request", "scope")
 
     def __init__(self, connection: Connection, h2: Stream, request: RequestHead, *, ended: bool) -> None:
         super().__init__(connection, h2)
         self.request = request
-        self.body = self
         self.received_end = ended
         self._response_started = False
+        self._is_upgraded = False
         self.head_too_large = False
         self.scope: trio.CancelScope | None = None
         """Set while the handler runs; cancelled when the caller resets the stream."""
+
+    @property
+    def body(self) -> ServedStream:
+        """The request body."""
+        return self
 
     @property
     def writer(self) -> ServedStream:
@@ -284,14 +294,19 @@ class ServedStream(Http2Stream):
         """See `tunnel.messages.Downstream.accept_upgrade`."""
         self._check_sending()
         self._response_started = True
+        self._is_upgraded = True
         self._connection.send_head(self.h2, response_fields(head))
         return UpgradedStream(self)
 
     def on_reset(self, code: int, remote: bool, refused: bool) -> None:
-        """The caller gave up: whatever runs for it is cancelled."""
-        super().on_reset(code, remote, refused)
-        if self.scope is not None:
-            self.scope.cancel()
+        """The caller gave up: whatever runs for it is cancelled.
+
+        Except where it closed an upgraded stream in order and only wants to hear no more: its bytes are still good.
+        """
+        if self._is_upgraded and self.received_end and code == ErrorCode.NO_ERROR:
+            super().on_failure(StreamReset(code=code, remote=remote))
+        else:
+            super().on_reset(code, remote, refused)
 
     def on_failure(self, failure: TunnelError) -> None:
         """The connection is gone: whatever runs for the caller is cancelled."""
@@ -328,7 +343,7 @@ class UpgradedStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """The next bytes, at most ``max_bytes``; ``b""`` after the peer's END_STREAM."""
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this stream")
@@ -339,7 +354,7 @@ class UpgradedStream(trio.abc.HalfCloseableStream):
         try:
             data = self._leftover or await self._stream.receive()
         except (StreamError, ConnectionEnded) as exc:
-            raise (trio.ClosedResourceError() if self._closed else trio.BrokenResourceError(str(exc))) from exc
+            raise self._gone(exc) from exc
         finally:
             self._receiving = False
         if max_bytes is not None and len(data) > max_bytes:
@@ -354,9 +369,9 @@ class UpgradedStream(trio.abc.HalfCloseableStream):
             await trio.lowlevel.checkpoint()
             self._check_open()
             try:
-                await self._stream.send(data if isinstance(data, bytes) else bytes(data))
+                await self._stream.send(bytes(data))
             except (StreamError, ConnectionEnded) as exc:
-                raise (trio.ClosedResourceError() if self._closed else trio.BrokenResourceError(str(exc))) from exc
+                raise self._gone(exc) from exc
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return once less than `SEND_BUFFER_BYTES` are queued."""
@@ -366,7 +381,7 @@ class UpgradedStream(trio.abc.HalfCloseableStream):
             try:
                 await self._stream.wait_sendable()
             except (StreamError, ConnectionEnded) as exc:
-                raise (trio.ClosedResourceError() if self._closed else trio.BrokenResourceError(str(exc))) from exc
+                raise self._gone(exc) from exc
 
     async def send_eof(self) -> None:
         """END_STREAM; what the peer sends still arrives. The second time does nothing."""
@@ -388,6 +403,8 @@ class UpgradedStream(trio.abc.HalfCloseableStream):
             return
         self._closed = True
         try:
+            if self.sending:
+                stream.reset(ErrorCode.CANCEL)  # what another task is sending can only be cut off
             if stream.failure is None and not stream.sent_end:
                 await stream.finish()
             with trio.move_on_after(CLOSE_SECONDS):
@@ -401,6 +418,10 @@ class UpgradedStream(trio.abc.HalfCloseableStream):
         """RST_STREAM, unless both directions have ended in order."""
         self._closed = True
         self._stream.reset(code)
+
+    def _gone(self, exc: TunnelError) -> Exception:
+        """What Trio wants to hear of a failure: closed where this side did it, broken otherwise."""
+        return trio.ClosedResourceError() if self._closed else trio.BrokenResourceError(str(exc))
 
     def _check_open(self) -> None:
         if self._closed or self._stream.sent_end:
