@@ -9,8 +9,9 @@ import time
 
 import pytest
 import yaml
-from e2e.testbed.bed import ADMIN, Bed, Route
+from e2e.testbed.bed import Bed, Route
 from e2e.testbed.kubectl import Kubectl, assert_same
+from e2e.testbed.names import ADMIN
 
 KLOG = (r"^[EWIF]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ ", "KLOG ")
 SERVER = (r"https://[^\s\"'/?]+(/k8s-proxy|/agents/[a-z0-9-]+/k8s)?(?=[\s/?\"',]|$)", "SERVER")

@@ -13,12 +13,10 @@ import yaml
 from e2e.controlplane.build import Assets
 from e2e.testbed.cluster import Cluster
 from e2e.testbed.kubectl import Kubectl
+from e2e.testbed.names import ADMIN
 
 if TYPE_CHECKING:
     from e2e.testbed.tunnel import Tunnel
-
-ADMIN = "e2e:admin"
-"""The user that kas impersonates in the cluster for the tests' main user; bound to cluster-admin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
