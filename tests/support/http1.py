@@ -29,6 +29,7 @@ class MemoryTransport:
         self.closed = False
         self.eof_sent = False
         self.vouches = clean_eof
+        self.fails_to_close = False  # whether an orderly close finds the other end gone
         self.split: Callable[[bytes], list[bytes]] = lambda data: [data]
         self.peer: MemoryTransport = self
         self._capacity_bytes = capacity_bytes
@@ -122,6 +123,8 @@ class MemoryTransport:
                 self.peer._peer_eof = True
                 self.peer._wake()
                 self._wake()
+                if self.fails_to_close:
+                    raise trio.BrokenResourceError("the other end is gone")
             await trio.lowlevel.checkpoint()
         except trio.Cancelled:
             self.abort()

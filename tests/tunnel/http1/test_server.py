@@ -466,6 +466,14 @@ async def test_pipelined_requests_are_handled_one_at_a_time_and_in_order(nursery
     assert most == 1
 
 
+async def test_a_request_may_come_in_one_piece_with_the_end_of_the_one_before(nursery: trio.Nursery) -> None:
+    front = Front(nursery, collect)
+    await front.client.send_all(POST_5 + b"he")
+    await trio.testing.wait_all_tasks_blocked()
+    assert (await front.ask(b"llo" + GET, b"Content-Length: 0\r\n\r\n")).count(b"HTTP/1.1 200 OK") == 2
+    await front.client.aclose()
+
+
 async def test_what_is_read_ahead_is_bounded(nursery: trio.Nursery) -> None:
     async def handler(downstream: Http1Downstream) -> None:
         await trio.sleep_forever()

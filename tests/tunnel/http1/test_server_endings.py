@@ -156,6 +156,32 @@ async def test_cancelling_the_server_aborts_and_leaves_nothing_behind(nursery: t
         assert front.transport.aborted
 
 
+@pytest.mark.parametrize("steps", range(30))
+async def test_a_response_that_is_cancelled_anywhere_never_looks_whole(steps: int) -> None:
+    async def handler(downstream: Http1Downstream) -> None:
+        assert await downstream.body.receive() == b"hello"
+        await downstream.send_interim(ResponseHead(103, []))
+        await downstream.send_response(ResponseHead(200, []), b"first")
+        await downstream.writer.send(b"second")
+        await downstream.writer.finish()
+
+    async with trio.open_nursery() as nursery:
+        front = Front(nursery, handler, capacity_bytes=1)
+
+        async def swallow() -> None:
+            await front.client.send_all(POST_5 + b"hello")
+            while True:
+                await front.client.receive_some()
+
+        nursery.start_soon(swallow)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert front.transport.aborted
+    if front.transport.sent.endswith(b"0\r\n\r\n"):
+        assert front.transport.sent.endswith(b"5\r\nfirst\r\n6\r\nsecond\r\n0\r\n\r\n")
+
+
 # Deadlines
 
 
@@ -403,6 +429,16 @@ async def test_a_client_that_is_gone_does_not_make_the_end_of_an_answer_fail(nur
     await front.client.send_all(POST_5)
     await front.over.wait()
     assert front.crash is None
+
+
+async def test_a_close_that_finds_the_client_gone_is_silent(nursery: trio.Nursery) -> None:
+    front = Front(nursery, answer_ok)
+    front.transport.fails_to_close = True
+    await front.ask(GET, b"ok")
+    front.server.drain()
+    await front.over.wait()
+    assert front.crash is None
+    assert front.transport.closed
 
 
 # Failures of the request that the handler meets

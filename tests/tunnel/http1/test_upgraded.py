@@ -73,6 +73,7 @@ async def test_a_reset_is_seen_by_the_other_side_and_a_second_end_changes_nothin
 
 async def test_closing_what_the_other_side_has_broken_is_silent() -> None:
     stream, peer = wrapped()
+    peer.peer.fails_to_close = True
     peer.abort()
     with pytest.raises(trio.BrokenResourceError):
         await stream.send_all(b"x")
