@@ -52,7 +52,7 @@ def run_up(options: argparse.Namespace) -> int:
     except ConfigurationError as exc:
         exit_with_configuration_error(PROGRAM, exc)
     configure_logging(LogConfig(level=options.log_level, format="console"))
-    raise_open_file_limit()
+    together.open_files = raise_open_file_limit()
     status = OK
     try:
         trio.run(together.run)
@@ -96,6 +96,8 @@ class Together:
     """kas, agentk, and who tells their user that kubectl will work."""
 
     def __init__(self, folder: Folder, kas: Kas, credentials: ContextCredentials) -> None:
+        self.open_files = sys.maxsize
+        """The limit on file descriptors."""
         self._folder = folder
         self._kas = kas
         self._credentials = credentials
@@ -108,7 +110,7 @@ class Together:
             async with trio.open_nursery() as programs:
                 addresses = await programs.start(self._kas.run)
                 kubectl = self._write_kubeconfig(addresses)
-                agent = Agent(self._agent_settings(addresses))
+                agent = Agent(self._agent_settings(addresses), environment=os.environ, open_files=self.open_files)
                 programs.start_soon(agent.run)
                 async with trio.open_nursery() as announcing:
                     announcing.start_soon(self._announce, kubectl)
