@@ -59,7 +59,7 @@ class Tunnel:
 
     def start(self) -> None:
         """Start kas, nginx and an agent for each route; return when all of them are connected."""
-        self.directory.mkdir(parents=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         self.pki.issue("kas", "127.0.0.1", "localhost", f"*.k8s.{DOMAIN}")
         grant = {
             "agent": "*",
