@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterator
 from functools import partial
 
 import trio
@@ -57,10 +58,19 @@ def run_up(options: argparse.Namespace) -> int:
     try:
         trio.run(together.run)
     except* OSError as group:
-        for error in group.exceptions:
+        for error in _leaves(group):
             print(f"{PROGRAM}: {error}", file=sys.stderr)
         status = FAILURE
     return status
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions of nested groups, one by one."""
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from _leaves(member)
+    else:
+        yield error
 
 
 def _prepare(options: argparse.Namespace) -> Together:

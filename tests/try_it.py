@@ -20,11 +20,13 @@ from e2e.testbed.cluster import ControlPlane
 from e2e.testbed.processes import BedError, Process
 
 SHOWN = [
-    "get --raw /version",
+    "version",
     "get namespaces",
     "create configmap greeting --from-literal=through=the-tunnel",
-    "get configmap greeting -o jsonpath={.data}",
-    "get nodes -o wide",
+    "get configmap greeting -o yaml",
+    "run hello --image=local/process --restart=Never --command -- sleep 3600",
+    "wait --for=condition=Ready pod/hello --timeout=30s",
+    "exec hello -- echo hello from a pod",
     "auth whoami",
 ]
 """What is shown, each with kubectl in front."""
