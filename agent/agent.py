@@ -14,6 +14,7 @@ import secrets
 import socket
 import sys
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import trio
@@ -45,6 +46,8 @@ ORIGINS = ("kubernetes", "agentk")
 RETIRE_STREAM_ID = 2**30
 """Stream ids are used up at 2^31; from here on another tunnel takes over (docs/protocol.md, Draining)."""
 
+NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
+
 OWN_FILES = 128
 """File descriptors that are not connections to the kube-apiserver; each request needs one of those."""
 
@@ -52,8 +55,13 @@ OWN_FILES = 128
 class Agent:
     """One agent. Makes everything, starts nothing."""
 
-    def __init__(self, settings: Settings, *, environment: Mapping[str, str], open_files: int = sys.maxsize) -> None:
-        """``open_files`` is the limit on file descriptors. Raises `ValueError` for a proxy that cannot be one."""
+    def __init__(
+        self, settings: Settings, *, environment: Mapping[str, str] = NO_ENVIRONMENT, open_files: int = sys.maxsize
+    ) -> None:
+        """``environment`` names proxies and the Pod, ``open_files`` is the limit on file descriptors.
+
+        Raises `ValueError` for a proxy that cannot be one.
+        """
         config = settings.config
         self._config = config
         self._credentials = credentials = settings.credentials
