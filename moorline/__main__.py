@@ -6,16 +6,13 @@ import argparse
 import importlib.metadata
 import sys
 from pathlib import Path
-from typing import NoReturn
-
-BAD_CONFIGURATION = 2
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with its status."""
-    _check_installation()
+def main() -> int:
+    """Run the command line; the exit status."""
     options = parser().parse_args()
-    raise SystemExit(options.run(options))
+    status: int = options.run(options)
+    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,18 +113,5 @@ def _run_kubeconfig(options: argparse.Namespace) -> int:
     return run_kubeconfig(options)
 
 
-def _check_installation() -> None:
-    """Exit with both paths where a package of another installation would be imported."""
-    try:
-        from operations.own_packages import check_own_packages
-    except ImportError:
-        # Not even the package with the check is ours.
-        expected = Path(__file__).resolve().parents[1] / "operations"
-        found = getattr(sys.modules.get("operations"), "__file__", None) or "nowhere"
-        print(f"moorline: package operations is expected at {expected} but found at {found}", file=sys.stderr)
-        raise SystemExit(BAD_CONFIGURATION) from None
-    check_own_packages("moorline")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

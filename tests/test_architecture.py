@@ -15,14 +15,14 @@ PACKAGES = ["tunnel", "agent", "server", "bff", "moorline", "operations"]
 
 HOMES = {
     "hpack": {"tunnel": 1},
-    "wsproto": {"tunnel": 1},
-    "cattrs": {"operations": 1},
+    "wsproto": {"tunnel": 2},  # its connection, and its frames
+    "cattrs": {"operations": 2},  # what it is told, and what it says
     "yaml": {"operations": 1, "agent": 1, "server": 1, "moorline": 1},
     "cryptography": {"moorline": 1},
 }
 """In how many modules of a package a library may be imported; Trio is the ground we stand on and not listed."""
 
-LIMIT_LINES = 450
+LIMIT_LINES = 550
 """A file has one reason to exist and about 400 lines; above this, somebody has to split it."""
 
 

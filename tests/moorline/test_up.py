@@ -25,7 +25,7 @@ class Up:
     """A running `moorline up`."""
 
     def __init__(self, kubeconfig: Path, directory: Path, *arguments: str) -> None:
-        command = [
+        command: list[str | Path] = [
             sys.executable,
             "-P",
             "-m",
@@ -196,7 +196,16 @@ def test_no_secret_is_in_what_it_says(tmp_path: Path) -> None:
 
 def test_all_problems_are_told_at_once_with_status_2(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    command = ["moorline", "up", "--kubeconfig", tmp_path / "none", "--dir", tmp_path / "file", "--listen", "here"]
+    command: list[str | Path] = [
+        "moorline",
+        "up",
+        "--kubeconfig",
+        tmp_path / "none",
+        "--dir",
+        tmp_path / "file",
+        "--listen",
+        "here",
+    ]
     run = subprocess.run([sys.executable, "-P", "-m", *command], capture_output=True, text=True, timeout=30)
 
     assert run.returncode == 2
