@@ -191,7 +191,7 @@ def _without_secret(pair: bytes) -> bytes:
     if not value:
         return pair
     decoded = unquote_to_bytes(name) if b"%" in name else name
-    # Some servers still part pairs at ";": then a secret would stand in the value of an innocent name.
-    if _SECRET_NAME.search(decoded) or (b";" in value and _SECRET_NAME.search(value)):
+    # A second pair inside a value: servers that part pairs at ";", flags of a command in an exec.
+    if _SECRET_NAME.search(decoded) or ((b";" in value or b"=" in value) and _SECRET_NAME.search(value)):
         return name + equals + _REDACTED
     return pair

@@ -129,12 +129,13 @@ class FileDirectory:
 
     def _take_over(self, index: _Index) -> None:
         before, self._index = self._index, index
-        for warning in index.warnings:
-            logger.warning("access file: %s", warning)
+        for user, pattern in index.grants_without_agent:
+            logger.warning("a grant in the access file fits no agent", extra={"user": user, "agent": pattern})
+        now = self._wall_clock()
         ended = frozenset(before.credentials.keys() - index.credentials.keys()) | frozenset(
             credential_id
             for credential_id, entry in before.credentials.items()
-            if credential_id in index.credentials and _is_narrower(index.credentials[credential_id], entry)
+            if credential_id in index.credentials and _is_narrower(index.credentials[credential_id], entry, now)
         )
         changed, self._changed = self._changed, trio.Event()
         changed.set()
@@ -150,7 +151,7 @@ class _Index:
         self.agents: dict[str, AgentEntry] = {}
         self.users: dict[str, Caller] = {}
         self.agent_ids = frozenset(agent.id for agent in file.agents)
-        self.warnings = list(_warnings(file))
+        self.grants_without_agent = list(_grants_without_agent(file))
         for agent in file.agents:
             for token in agent.tokens:
                 self.agents[token.sha256] = AgentEntry(
@@ -187,16 +188,18 @@ def _credential_id(kind: str, owner: str, token: TokenRecord) -> str:
     return f"{kind}/{owner}/{token.name}/{token.sha256[:12]}"
 
 
-def _is_narrower(after: AgentEntry | Caller, before: AgentEntry | Caller) -> bool:
+def _is_narrower(after: AgentEntry | Caller, before: AgentEntry | Caller, now: float) -> bool:
     """Whether something was taken away. Grants that were added at the end take nothing away."""
+    if after.expires_at <= now < before.expires_at:
+        return True
     if isinstance(after, Caller) and isinstance(before, Caller):
         return after.grants[: len(before.grants)] != before.grants
     return False
 
 
-def _warnings(file: AccessFile) -> Iterator[str]:
+def _grants_without_agent(file: AccessFile) -> Iterator[tuple[str, str]]:
     known = {agent.id for agent in file.agents}
     for user in file.users:
         for grant in user.agents:
             if not any(grant.matches(agent_id) for agent_id in known):
-                yield f"user {user.name}: no agent matches {grant.agent}"
+                yield user.name, grant.agent

@@ -143,7 +143,8 @@ class TooManyExchanges(ProxyError):
 
     def __init__(self, agent_id: str, limit: int, *, of: str = "requests at the same time") -> None:
         super().__init__(
-            f"this credential has reached its limit of {limit} {of}; end some, or ask who runs kas to raise the limit",
+            f"agent {agent_id}: this credential has reached its limit of {limit} {of}; nothing was sent. End some, or "
+            "ask who runs kas to raise the limit",
             agent_id=agent_id,
         )
 
@@ -152,7 +153,10 @@ class InternalFailure(ProxyError):
     """A bug of ours; the log has the traceback under the request id."""
 
     def __init__(self, agent_id: str = "") -> None:
-        super().__init__("kas failed to handle this request; its log says why under the request id", agent_id=agent_id)
+        about = f"agent {agent_id}: " if agent_id else ""
+        super().__init__(
+            f"{about}kas failed to handle this request; its log says why under the request id", agent_id=agent_id
+        )
 
 
 class TunnelLost(ProxyError):

@@ -144,6 +144,7 @@ def _decode(raw_path: bytes) -> tuple[str, bool]:
     segments = decoded.split(b"/")
     is_dubious = (
         segments[0] != b""
+        or len(segments) < 2
         or raw_path.count(b"/") != len(segments) - 1
         or any(segment in (b"", b".", b"..") for segment in segments[1:])
         or b"\x00" in decoded
