@@ -54,11 +54,6 @@ class RequestBody:
         """True while bytes on the wire belong to this body."""
         return not self._decoder.ended
 
-    @property
-    def broken(self) -> bool:
-        """True once the body can no more be received whole."""
-        return self._error is not None
-
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the wire; returns those that are beyond the end of the body."""
         if self._error is not None:
@@ -79,12 +74,6 @@ class RequestBody:
         """Nothing more will come; `receive` raises this after what is buffered."""
         self._error = error
         self._arrived.unpark_all()
-
-    def discard(self) -> None:
-        """Throw away what is buffered."""
-        self._pieces.clear()
-        self.buffered_bytes = 0
-        self._room.unpark_all()
 
     async def receive(self) -> bytes:
         """See `tunnel.messages.BodyReader`. Also raises `RemoteProtocolError` for a malformed body."""

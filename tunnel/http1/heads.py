@@ -233,7 +233,12 @@ def _note_upgrade(head: RequestHead, upgrades: frozenset[bytes]) -> None:
 
 
 def persistent(fields: Fields, http_version: tuple[int, int]) -> bool:
-    """Whether the sender of this head wants the connection to live on (RFC 9112 §9.3)."""
+    """Whether the sender of this head wants the connection to live on (RFC 9112 §9.3). Names are in lower case."""
+    for name, _ in fields:
+        if name == b"connection":
+            break
+    else:
+        return http_version == (1, 1)
     members = [member.lower() for member in list_members(fields, b"connection")]
     if http_version == (1, 1):
         return b"close" not in members

@@ -215,7 +215,6 @@ class Http1Server:
                     await self._linger()
                 return True
             self._downstream = None
-            downstream.request_body.discard()
             self._set_deadline(trio.current_time() + self._idle_seconds())
 
     def _idle_seconds(self) -> float:

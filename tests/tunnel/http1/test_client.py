@@ -125,6 +125,20 @@ async def test_a_body_is_streamed_as_it_was_declared() -> None:
     assert far.peer.sent.endswith(b"\r\n\r\n5\r\nhello\r\n0\r\nx: y\r\n\r\n")
 
 
+async def test_a_body_of_another_length_than_declared_aborts_the_connection() -> None:
+    client, far = connected()
+    upstream = await client.send(head(b"PUT", length=5, ended=False), authority=b"a", data=b"four")
+    with pytest.raises(LocalProtocolError):
+        await upstream.writer.finish()
+    assert far.peer.aborted
+
+    client, far = connected()
+    upstream = await client.send(head(b"PUT", length=5, ended=False), authority=b"a", data=b"four")
+    with pytest.raises(LocalProtocolError):
+        await upstream.writer.send(b"teen")
+    assert far.peer.aborted
+
+
 @pytest.mark.parametrize(
     ("request_head", "data", "end", "wait"),
     [

@@ -344,10 +344,11 @@ async def test_a_drain_in_the_middle_of_a_response_closes_after_it(nursery: trio
         await downstream.writer.finish()
 
     front = Front(nursery, handler)
-    await front.ask(GET, b"chunked\r\n\r\n")
+    await front.ask(GET + GET, b"chunked\r\n\r\n")
     front.server.drain()
     go_on.set()
     assert await read_to_eof(front.client) == b"0\r\n\r\n"
+    assert len(front.seen) == 1
 
 
 async def test_a_drain_waits_for_a_head_that_has_begun_to_arrive(nursery: trio.Nursery) -> None:
