@@ -126,7 +126,11 @@ class Downstream(Protocol):
     """One request that arrived here, and the means to answer it."""
 
     request: RequestHead
-    body: BodyReader
+
+    @property
+    def body(self) -> BodyReader:
+        """The request body."""
+        ...
 
     async def send_interim(self, head: ResponseHead) -> None:
         """Send a 1xx response other than 101. Does nothing where the caller's version has none (HTTP/1.0)."""
@@ -169,8 +173,10 @@ class Downstream(Protocol):
 class Upstream(Protocol):
     """One request that was sent on, and its response."""
 
-    body: BodyReader
-    """The response body; usable after the final head."""
+    @property
+    def body(self) -> BodyReader:
+        """The response body; usable after the final head."""
+        ...
 
     @property
     def writer(self) -> BodyWriter:

@@ -134,7 +134,7 @@ async def _relay_both_ways(
     downstream: Downstream, upstream: Upstream, options: RelayOptions, progress: Progress
 ) -> None:
     gate = _Gate(downstream, options.continue_seconds)
-    failures: list[TunnelError] = []
+    failures: list[Exception] = []
     async with trio.open_nursery() as nursery:
 
         async def send_request_body() -> None:
@@ -147,7 +147,7 @@ async def _relay_both_ways(
         async def receive_response() -> None:
             try:
                 await _relay_response(downstream, upstream, options, progress, gate)
-            except TunnelError as exc:  # raised again below, outside of the nursery, so that no group wraps it
+            except Exception as exc:  # noqa: BLE001  raised again below, where no nursery wraps it into a group
                 failures.append(exc)
             nursery.cancel_scope.cancel()
 
