@@ -15,7 +15,7 @@ from wsproto.frame_protocol import CloseReason, FrameProtocol
 
 from tunnel.transports.base import RECEIVE_BYTES
 from tunnel.transports.carrier import Carrier, Outlet
-from tunnel.transports.websocket_frames import FrameDecoder, FrameError, encode_binary
+from tunnel.transports.websocket_frames import FrameDecoder, encode_binary
 
 CLOSE_SECONDS = 2.0
 """How long an orderly close waits for each: handing down our close frame, and the other side's."""
@@ -31,7 +31,6 @@ class WebSocketTransport:
         "_early",
         "_encoded",
         "_ended",
-        "_failure",
         "_interrupted",
         "_lower",
         "_outlet",
@@ -53,7 +52,6 @@ class WebSocketTransport:
         self._encoded = b""  # the writing task's, at most 256 KiB
         self._control = b""  # at most one close frame
         self._early = b""
-        self._failure: FrameError | None = None
         self._received_end = trio.Event()
         self._receiving = False
         self._ended = False  # nothing more will be received, cleanly or not
@@ -157,7 +155,7 @@ class WebSocketTransport:
 
         After a failed or cancelled write there is no close frame. Idempotent.
         """
-        if self._interrupted or self._failure is not None:
+        if self._interrupted or self._decoder.failure is not None:
             self.abort()
         if self._closed:
             await trio.lowlevel.checkpoint()
@@ -195,18 +193,12 @@ class WebSocketTransport:
         if not received:
             self._end()
             return
-        try:
-            data = self._decoder.receive(received)
-        except FrameError as error:
-            self._failure = error
-            self._end()
-            self._say_close(error.code)
-            self._push_quietly()
-            return
+        data = self._decoder.receive(received)
         self._early = self._early + data if self._early else data
-        if self._decoder.close_code is not None:
+        failure = self._decoder.failure
+        if failure is not None or self._decoder.close_code is not None:
             self._end()
-            self._say_close(CloseReason.NORMAL_CLOSURE)
+            self._say_close(CloseReason.NORMAL_CLOSURE if failure is None else failure.code)
             self._push_quietly()
         elif self._decoder.ping is not None:
             self._push_quietly()
@@ -215,8 +207,9 @@ class WebSocketTransport:
         if self._early:
             data, self._early = self._early, b""
             return data
-        if self._failure is not None:
-            raise trio.BrokenResourceError(f"WebSocket: {self._failure}") from self._failure
+        failure = self._decoder.failure
+        if failure is not None:
+            raise trio.BrokenResourceError(f"WebSocket: {failure}") from failure
         return b"" if self._ended else None
 
     def _end(self) -> None:
@@ -254,7 +247,7 @@ class WebSocketTransport:
 
     def _check_writable(self) -> None:
         self._check_open()
-        if self._failure is not None or (self._write_ended and self._ended):
+        if self._decoder.failure is not None or (self._write_ended and self._ended):
             raise trio.BrokenResourceError("the other side closed the WebSocket, or broke its protocol")
         if self._write_ended:
             raise trio.ClosedResourceError("the sending half of this transport was closed")
