@@ -21,6 +21,7 @@ import nox
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["lint", "types", "architecture", "docs", "build", "tests", "e2e"]
 nox.options.error_on_missing_interpreters = True
+nox.options.default_venv_backend = "virtualenv"
 
 ROOT = Path(__file__).parent
 SHARED = ROOT / ".nox" / "shared"

@@ -10,15 +10,22 @@ from pathlib import Path
 
 import pytest
 
+from tunnel.h2.config import TUNNEL_REQUESTER, TUNNEL_RESPONDER
+from tunnel.h2.engine import Engine, Role
 from tunnel.handshake import Form, Welcome, decode_hello, decode_welcome
+from tunnel.heads import request_fields
 from tunnel.http1.heads import parse_response_head
 from tunnel.http1.limits import DEFAULT_LIMITS
-from tunnel.identity import FIELD_NAME, Identity, decode_identity
+from tunnel.identity import FIELD_NAME, Identity, decode_identity, encode_identity
+from tunnel.messages import RequestHead
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
 PACKAGES = "tunnel|agent|server|bff|moorline|operations"
+
+
+ALICE = Identity(mode="impersonate", user="alice", groups=("dev",), request_id="7c1f")
 
 
 def page(name: str) -> str:
@@ -79,9 +86,7 @@ def test_no_page_has_a_place_that_waits_to_be_filled(path: Path) -> None:
 def test_the_example_of_an_identity_block_is_one() -> None:
     (value,) = re.findall(r"^moorline-identity: (\S+)$", page("protocol.md"), re.MULTILINE)
 
-    assert decode_identity([(FIELD_NAME, value.encode())]) == Identity(
-        mode="impersonate", user="alice", groups=("dev",), request_id="7c1f"
-    )
+    assert decode_identity([(FIELD_NAME, value.encode())]) == ALICE
 
 
 def test_the_examples_of_a_handshake_are_understood() -> None:
@@ -97,3 +102,26 @@ def test_the_examples_of_a_handshake_are_understood() -> None:
     assert decode_welcome(head, hello=hello.hello, form=hello.form) == Welcome(
         kas_id="kas-0", tunnel_id="4be1c02a77d3e9f0", agent_id="production", version=1
     )
+
+
+def hex_block(name: str) -> bytes:
+    """The bytes of a dump: pairs of hexadecimal digits up to the explanation, which is set off by two spaces."""
+    (dump,) = blocks(page("protocol.md"), f'text title="{name}"')
+    return bytes.fromhex("".join(re.split(r"  +(?=\S)", line.strip())[0] for line in dump.splitlines()))
+
+
+def test_the_dumps_are_what_both_ends_send() -> None:
+    kas, agent = Engine(Role.REQUESTER, TUNNEL_REQUESTER), Engine(Role.RESPONDER, TUNNEL_RESPONDER)
+    for engine in (kas, agent):
+        engine.start()
+    from_kas, from_agent = b"".join(kas.gather()), b"".join(agent.gather())
+    kas.receive(from_agent, 0.0)
+    agent.receive(from_kas, 0.0)
+    acknowledgements = {b"".join(kas.gather()), b"".join(agent.gather())}
+    fields = [(b"accept", b"application/json"), (FIELD_NAME, encode_identity(ALICE))]
+    kas.open_stream(request_fields(RequestHead(b"GET", b"/version", b"kubernetes", fields, ended=True)), ended=True)
+
+    assert from_kas == hex_block("kas")
+    assert from_agent == hex_block("agent")
+    assert acknowledgements == {hex_block("acknowledgement")}
+    assert b"".join(kas.gather()) == hex_block("request")
