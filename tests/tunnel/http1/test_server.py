@@ -370,6 +370,7 @@ async def test_http_1_0_gets_no_interim_response(nursery: trio.Nursery) -> None:
 async def test_reading_stops_at_a_bounded_buffer_and_goes_on_as_the_handler_reads(nursery: trio.Nursery) -> None:
     body = bytes(range(256)) * 4_096  # 1 MiB
     go_on = trio.Event()
+    uploaded = trio.Event()
 
     async def handler(downstream: Http1Downstream) -> None:
         await go_on.wait()
@@ -382,6 +383,7 @@ async def test_reading_stops_at_a_bounded_buffer_and_goes_on_as_the_handler_read
     async def upload() -> None:
         await front.client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body))
         await front.client.send_all(body)
+        uploaded.set()
 
     nursery.start_soon(upload)
     await trio.testing.wait_all_tasks_blocked()
@@ -390,6 +392,7 @@ async def test_reading_stops_at_a_bounded_buffer_and_goes_on_as_the_handler_read
     received = b""
     while not received.endswith(body):
         received += await front.client.receive_some()
+    await uploaded.wait()
     await front.client.aclose()
 
 
