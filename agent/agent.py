@@ -23,7 +23,7 @@ from agent.backoff import Backoff, BackoffTimes
 from agent.cluster_facts import ClusterFacts
 from agent.command_line import Settings, version
 from agent.dialling import KasDialer, Replica
-from agent.dispatch import ApiServerOrigin, Dispatcher, Origin
+from agent.dispatch import ApiServerOrigin, Dispatcher, Origin, answer_failure
 from agent.health import Connectedness, HealthListener
 from agent.metrics import render_metrics
 from agent.own_api import OwnApi
@@ -189,7 +189,10 @@ class Agent:
         async def handle(stream: ServedStream) -> None:
             if stream.stream_id >= RETIRE_STREAM_ID:
                 self._supervisor.retire(tunnel, "its stream ids are nearly used up")
-            await self._dispatcher.handle(stream)
+            if stream.head_too_large:
+                await answer_failure(stream, 431, "bad-request", "the head of the request is larger than agents accept")
+            else:
+                await self._dispatcher.handle(stream)
 
         return Connection(
             transport,

@@ -242,7 +242,7 @@ class Supervisor:
             "after_seconds": round(trio.current_time() - tunnel.opened_at, 1),
         }
         if tunnel.leaving or self.is_draining:
-            logger.info("an old tunnel has ended", extra=facts)
+            logger.info("the tunnel has ended", extra=facts)
             return
         self.last_failure = reason
         logger.warning("the tunnel to kas was lost; dialling again", extra=facts)
