@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import os
+import fcntl
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from operations.configuration import ConfigurationError
 from server.access_file import load_access_file
@@ -216,16 +215,22 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.slow
-def test_commands_at_the_same_time_lose_no_token_of_each_other(file):
-    script = "import sys, pathlib; from server.token_command import mint_user_token; "
-    script += "[mint_user_token(pathlib.Path(sys.argv[1]), 'alice', name=f'{sys.argv[2]}-{n}') for n in range(5)]"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", script, str(file), str(number)], env=dict(os.environ))
-        for number in range(3)
-    ]
-    for process in processes:
-        assert process.wait(timeout=60) == 0
+async def test_commands_at_the_same_time_wait_for_each_other(file):
+    mint_user_token(file, "alice", name="first")
+    done = trio.Event()
+
+    async def mint():
+        await trio.to_thread.run_sync(lambda: mint_user_token(file, "alice", name="second"))
+        done.set()
+
+    with trio.fail_after(10), file.with_name(".access.yaml.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mint)
+            await trio.sleep(0.2)
+            assert not done.is_set()
+            file.write_text(file.read_text().replace("first", "changed-meanwhile"))
+            fcntl.flock(lock, fcntl.LOCK_UN)
 
     (alice,) = load_access_file(file).users
-    assert len(alice.tokens) == 15
+    assert [token.name for token in alice.tokens] == ["changed-meanwhile", "second"]
