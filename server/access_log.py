@@ -83,6 +83,11 @@ class ExchangeFacts(Protocol):
         """Who ended it: caller, upstream, agent, tunnel, kas, revocation, drain."""
         ...
 
+    @property
+    def error(self) -> str:
+        """What went wrong, in words without secrets; empty where nothing did."""
+        ...
+
 
 class Observer(Protocol):
     """Somebody who watches exchanges go by."""
@@ -170,6 +175,8 @@ class AccessLog:
         }
         if exchange.failed_hop is not None:
             facts["failed_hop"] = exchange.failed_hop
+        if exchange.error:
+            facts["error"] = exchange.error
         if exchange.head_at is not None:
             facts["head_seconds"] = round(exchange.head_at - started_at, 6)
         if exchange.ended_at is not None:

@@ -35,6 +35,7 @@ class Facts:
     outcome: str = "completed"
     failed_hop: None = None
     ended_by: str = "upstream"
+    error: str = ""
 
 
 def line_of(exchange: ExchangeFacts, caplog) -> dict:
@@ -73,9 +74,9 @@ def test_one_line_has_what_an_operator_asks_for(caplog):
 
 
 def test_a_failed_exchange_names_the_hop_and_needs_no_head(caplog):
-    line = line_of(dataclasses.replace(Facts(), failed_hop="tunnel", status=0, head_at=None), caplog)
+    line = line_of(dataclasses.replace(Facts(), failed_hop="tunnel", error="lost", status=0, head_at=None), caplog)
 
-    assert line["failed_hop"] == "tunnel"
+    assert (line["failed_hop"], line["error"]) == ("tunnel", "lost")
     assert "head_seconds" not in line
 
 
