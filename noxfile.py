@@ -196,8 +196,11 @@ def sdist_names(path: Path) -> set[str]:
 
 
 def assert_contents(session: nox.Session, wheel: set[str], sdist: set[str]) -> None:
-    """The wheel holds the packages and its metadata; the sdist holds every tracked file; and neither anything else."""
-    listing = session.run("git", "ls-files", "--cached", external=True, silent=True)
+    """The wheel holds the packages and its metadata; the sdist holds every tracked file; and neither anything else.
+
+    A new file counts as tracked: what git ignores is what must not get in.
+    """
+    listing = session.run("git", "ls-files", "-co", "--exclude-standard", external=True, silent=True)
     tracked = {name for name in str(listing).splitlines() if (ROOT / name).is_file()}
     sources = {name for name in tracked if name.split("/")[0] in PACKAGES}
     metadata = {name for name in wheel if name.split("/")[0].endswith(".dist-info")}

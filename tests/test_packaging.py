@@ -68,7 +68,9 @@ def test_every_command_of_the_project_is_a_function_of_ours() -> None:
 
 
 def tracked() -> set[str]:
-    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    """What git has or would take: a new file counts, what it ignores does not."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return {name for name in listing.splitlines() if (ROOT / name).is_file()}
 
 
