@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import os
 import secrets
 import socket
 import ssl
@@ -81,7 +82,7 @@ async def dial(
     async with _aborting_on_failure(carrier):
         if address.is_encrypted:
             context = tls if tls is not None else client_context(alpn=("http/1.1",))
-            carrier = await _start_tls(carrier, context, server_name or address.host)
+            carrier = await _start_tls(carrier, context, server_name or address.host, what=str(address))
         welcome = await _introduce(carrier, request, address, hello, websocket_key)
     if address.form is Form.WEBSOCKET:
         return WebSocketTransport(carrier, client=True), welcome
@@ -109,7 +110,8 @@ async def _reach(address: DialAddress, proxy: ProxyUrl | None, proxy_tls: ssl.SS
     carrier: Carrier = await _connect(proxy.host, proxy.port, what=what)
     async with _aborting_on_failure(carrier):
         if proxy.scheme == "https":
-            carrier = await _start_tls(carrier, proxy_tls if proxy_tls is not None else client_context(), proxy.host)
+            context = proxy_tls if proxy_tls is not None else client_context()
+            carrier = await _start_tls(carrier, context, proxy.host, what=what)
         try:
             with trio.fail_after(PROXY_SECONDS):
                 await _ask_proxy(carrier, proxy, format_address(address.host, address.port))
@@ -143,16 +145,19 @@ def _reasons(error: BaseException) -> list[str]:
     """The different texts of a failure that may be a group: one for each address that was tried."""
     if isinstance(error, BaseExceptionGroup):
         return list(dict.fromkeys(reason for member in error.exceptions for reason in _reasons(member)))
-    text = error.strerror if isinstance(error, OSError) else None
-    return [text or str(error)]
+    if isinstance(error, OSError) and error.errno is not None:
+        return [os.strerror(error.errno)]
+    return [str(error)]
 
 
-async def _start_tls(lower: Carrier, context: ssl.SSLContext, server_name: str) -> TlsTransport:
+async def _start_tls(lower: Carrier, context: ssl.SSLContext, server_name: str, *, what: str) -> TlsTransport:
     try:
         transport = TlsTransport(lower, context, server_side=False, server_hostname=server_name)
+        await transport.handshake()
     except ValueError as error:
-        raise HandshakeError(f"{server_name!r} is no name for TLS: {error}", reason="tls-name") from error
-    await transport.handshake()
+        raise HandshakeError(f"{what}: {server_name!r} is no name for TLS: {error}", reason="tls-name") from error
+    except HandshakeError as error:
+        raise HandshakeError(f"{what}: {error}", reason=error.reason) from error
     return transport
 
 
@@ -188,7 +193,7 @@ async def _introduce(
     except trio.BrokenResourceError as error:
         raise _explain_break(error, address) from error
     if head.status == 101:
-        return decode_welcome(head, hello=hello, form=address.form, websocket_key=websocket_key)
+        return decode_welcome(head, hello=hello, form=address.form, websocket_key=websocket_key, address=str(address))
     body = await _receive_body(carrier)
     raise explain_refusal(head, body, hello=hello, form=address.form, address=str(address))
 

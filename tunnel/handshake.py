@@ -232,8 +232,17 @@ def encode_refusal(error: HandshakeError) -> bytes:
     return encode_response_head(error.status or 500, fields, framing=framing) + body
 
 
-def decode_welcome(head: ResponseHead, *, hello: Hello, form: Form, websocket_key: bytes = b"") -> Welcome:
-    """Check a 101. Raises `HandshakeError` where whoever answered is no kas."""
+def decode_welcome(
+    head: ResponseHead, *, hello: Hello, form: Form, address: str, websocket_key: bytes = b""
+) -> Welcome:
+    """Check a 101. Raises `HandshakeError` where whoever answered at ``address`` is no kas."""
+    try:
+        return _read_welcome(head, hello, form, websocket_key)
+    except HandshakeError as error:
+        raise HandshakeError(f"{address}: {error}", status=error.status, reason=error.reason) from None
+
+
+def _read_welcome(head: ResponseHead, hello: Hello, form: Form, websocket_key: bytes) -> Welcome:
     token = field_value(head.fields, b"upgrade") or b""
     wanted = UPGRADE_TOKEN if form is Form.UPGRADE else _WEBSOCKET
     if token.lower() != wanted:

@@ -212,7 +212,7 @@ def answer(data: bytes):
 def test_the_answer_is_understood_by_the_agent(form):
     sent = encode_welcome(WELCOME, HelloRequest(HELLO, form, KEY))
     assert sent.startswith(b"HTTP/1.1 101 ")
-    assert decode_welcome(answer(sent), hello=HELLO, form=form, websocket_key=KEY) == WELCOME
+    assert decode_welcome(answer(sent), hello=HELLO, form=form, websocket_key=KEY, address="") == WELCOME
 
 
 def test_the_accept_value_is_that_of_the_rfc():
@@ -245,7 +245,10 @@ def test_a_101_that_is_no_kas_s_is_refused(form, old, new, words):
     sent = encode_welcome(WELCOME, HelloRequest(HELLO, form, KEY))
     assert old in sent
     with pytest.raises(HandshakeError, match=words) as caught:
-        decode_welcome(answer(sent.replace(old, new)), hello=HELLO, form=form, websocket_key=KEY)
+        decode_welcome(
+            answer(sent.replace(old, new)), hello=HELLO, form=form, websocket_key=KEY, address="https://kas.test"
+        )
+    assert str(caught.value).startswith("https://kas.test: something answered 101 that is no kas: ")
     assert caught.value.reason == "not-a-kas"
 
 
