@@ -19,7 +19,7 @@ from operations.values import InvalidValue, redact
 _HELP = """\
 usage: agentk --kas-address wss://KAS --token-file FILE [options]
 
-Runs in (or near) a Kubernetes cluster, dials kas, and serves the cluster's API through that connection.
+Dials kas from inside a Kubernetes cluster, and serves the cluster's API through that.
 
   --kas-address URL     wss:// or https:// address of kas
   --token-file FILE     the agent's token (or the variable AGENTK_TOKEN)
