@@ -99,7 +99,7 @@ def test_the_examples_of_a_handshake_are_understood() -> None:
     assert (hello.form, hello.hello.replica) == (Form.UPGRADE, "agentk-7c9d4b5f6-x2x8q")
     assert decode_hello(websocket).form is Form.WEBSOCKET
     assert decode_hello(websocket).hello.replaces == "4be1c02a77d3e9f0"
-    assert decode_welcome(head, hello=hello.hello, form=hello.form) == Welcome(
+    assert decode_welcome(head, hello=hello.hello, form=hello.form, address="kas") == Welcome(
         kas_id="kas-0", tunnel_id="4be1c02a77d3e9f0", agent_id="production", version=1
     )
 
