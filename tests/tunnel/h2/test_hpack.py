@@ -177,6 +177,16 @@ def test_the_cache_is_bounded_and_keeps_what_is_in_use():
     assert cache.recall(b"line 000001") is None
 
 
+def test_a_line_of_the_old_generation_is_found_again():
+    ours = decoder(cache_bytes=200)
+    hot = b"\x00\x03hot\x011"
+    (first,) = ours.decode(hot)
+    for index in range(30):
+        ours.decode(b"\x00\x04%04d\x01v" % index)
+        (again,) = ours.decode(hot)
+        assert again is first
+
+
 def test_a_line_that_is_long_is_not_remembered():
     ours = decoder()
     ours.decode(HeaderEncoder().encode([(b"x-long", b"v" * 300)]))

@@ -479,7 +479,8 @@ def test_a_request_head_above_the_limit_is_reported_and_its_body_dropped():
     assert isinstance(event, HeadTooLarge)
     assert engine.open_count == 1
 
-    assert engine.receive(data(1, bytes(40_000)) + headers(1, [(b"a", b"b")]), 0.0) == []
+    late = headers(1, [(b"a", b"b")], END_HEADERS) + headers(1, [(b"a", b"b")])
+    assert engine.receive(data(1, bytes(40_000)) + late, 0.0) == []
     engine.send_head(event.stream, [(b":status", b"431")], ended=True)
     engine.release(event.stream)
 
