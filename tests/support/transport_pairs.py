@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 
@@ -34,13 +33,10 @@ def client_tls(ca: trustme.CA | None = CA) -> ssl.SSLContext:
     return context
 
 
-async def socket_pair(*, segment_bytes: int | None = None) -> tuple[trio.socket.SocketType, trio.socket.SocketType]:
+async def socket_pair() -> tuple[trio.socket.SocketType, trio.socket.SocketType]:
     """A client's and a server's end of one TCP connection."""
     with trio.socket.socket() as listener:
         client = trio.socket.socket()
-        if segment_bytes is not None:
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment_bytes)
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment_bytes)
         await listener.bind(("127.0.0.1", 0))
         listener.listen()
         await client.connect(listener.getsockname())

@@ -154,6 +154,7 @@ async def test_handshakes_at_the_same_time_have_a_limit(nursery, monkeypatch):
     (listener,) = await listen("127.0.0.1", 0)
     await nursery.start(partial(serve, [listener], greet, name="test", tls=lambda: context, handshakes=2))
     silent = [await connect(listener) for _ in range(2)]
+    await trio.sleep(0.05)
     client = TlsTransport(await connect(listener), client_tls(), server_side=False, server_hostname="kas.test")
     async with closing(*silent, client):
         monkeypatch.setattr(tls, "HANDSHAKE_SECONDS", 5.0)

@@ -39,14 +39,15 @@ class Carrier(Transport, Protocol):
 class Outlet:
     """The one way down for bytes that two tasks produce. Holds what was produced and has not been taken yet."""
 
-    __slots__ = ("_lower", "_owed_bytes", "_pending_bytes", "_room", "_take", "_unsent")
+    __slots__ = ("_is_waiting", "_lower", "_owed_bytes", "_pending_bytes", "_room", "_take", "_unsent")
 
     def __init__(self, lower: Carrier, take: Callable[[int], bytes], pending_bytes: Callable[[], int]) -> None:
         self._lower = lower
         self._take = take
         self._pending_bytes = pending_bytes
         self._unsent = memoryview(b"")
-        self._room: trio.Event | None = None
+        self._is_waiting = False
+        self._room: trio.Event | None = None  # for the tasks that wait behind the one that does
         self._owed_bytes = 0
 
     @property
@@ -57,7 +58,7 @@ class Outlet:
     @property
     def unattended(self) -> bool:
         """Whether bytes wait here and no task waits for room for them."""
-        return self._room is None and self.backlog_bytes > 0
+        return not self._is_waiting and self.backlog_bytes > 0
 
     @property
     def may_receive(self) -> bool:
@@ -88,15 +89,19 @@ class Outlet:
 
     async def wait_writable(self) -> None:
         """`Transport.wait_writable` of the carrier, for any number of tasks."""
-        if self._room is not None:
+        if self._is_waiting:
+            if self._room is None:
+                self._room = trio.Event()
             await self._room.wait()
             return
-        self._room = room = trio.Event()
+        self._is_waiting = True
         try:
             await self._lower.wait_writable()
         finally:
-            self._room = None
-            room.set()
+            self._is_waiting = False
+            if self._room is not None:
+                self._room.set()
+                self._room = None
 
     async def receive_some(self) -> bytes:
         """Receive from the carrier, and meanwhile hand down what waits here where nobody else does.

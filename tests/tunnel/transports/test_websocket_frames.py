@@ -64,6 +64,12 @@ def test_fragments_and_pings_are_decoded_however_the_bytes_are_cut(client, piece
     assert decoder.ping == (pieces[-1][2] if pieces else None)
 
 
+def test_a_header_that_comes_byte_by_byte_is_put_together():
+    wire = encode_binary(memoryview(bytes(200)), random=fixed_key)
+    decoder = FrameDecoder(client=False)
+    assert b"".join(decoder.receive(wire[index : index + 1]) for index in range(len(wire))) == bytes(200)
+
+
 def test_only_the_last_ping_is_kept():
     sender = FrameProtocol(True, [])
     decoder = FrameDecoder(client=False)
@@ -90,6 +96,7 @@ def header(first: int, second: int, rest: bytes = b"") -> bytes:
         pytest.param(header(0x81, 0x80, fixed_key(4)), 1003, id="text"),
         pytest.param(header(0x01, 0x80, fixed_key(4)), 1003, id="first fragment of text"),
         pytest.param(header(0x82, 0x01, b"x"), 1002, id="unmasked from a client"),
+        pytest.param(header(0x82, 0x7E), 1002, id="unmasked, and its length is not there yet"),
         pytest.param(header(0xC2, 0x80, fixed_key(4)), 1002, id="reserved bit: compression that nobody agreed on"),
         pytest.param(header(0x83, 0x80, fixed_key(4)), 1002, id="unknown opcode"),
         pytest.param(header(0x80, 0x80, fixed_key(4)), 1002, id="continuation of nothing"),
