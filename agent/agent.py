@@ -41,8 +41,6 @@ from tunnel.transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
-ORIGINS = ("kubernetes", "agentk")
-
 RETIRE_STREAM_ID = 2**30
 """Stream ids are used up at 2^31; from here on another tunnel takes over (docs/protocol.md, Draining)."""
 
@@ -76,16 +74,14 @@ class Agent:
             ),
         )
         self._facts = ClusterFacts(self._pool)
-        self._origins: dict[bytes, Origin] = {
-            b"kubernetes": ApiServerOrigin(self._pool, head_seconds=config.timeouts.upstream_head),
-            b"agentk": OwnApi(self.describe),
-        }
-        self._dispatcher = Dispatcher(self._origins, modes=config.access.modes)
+        self._api_server = ApiServerOrigin(self._pool, head_seconds=config.timeouts.upstream_head)
+        origins: dict[bytes, Origin] = {b"kubernetes": self._api_server, b"agentk": OwnApi(self.describe)}
+        self._dispatcher = Dispatcher(origins, modes=config.access.modes)
         self._replica = Replica(
             version=version(),
             name=config.replica or environment.get("POD_NAME") or socket.gethostname(),
             process=secrets.token_hex(8),
-            origins=tuple(origin.decode() for origin in self._origins),
+            origins=tuple(origin.decode() for origin in origins),
         )
         self._dialer = KasDialer(
             config.kas,
@@ -133,6 +129,7 @@ class Agent:
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(self._pool.run)
+            await nursery.start(self._api_server.run)
             await nursery.start(health.run)
             with self._deadline:
                 await self._supervisor.run(task_status=task_status)

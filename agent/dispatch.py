@@ -16,14 +16,15 @@ import trio
 from agent.identity_rules import RequestRefused, check_request, request_fields
 from agent.upstream import UpstreamFailure, UpstreamOpener
 from operations.logs import REQUEST_ID
+from tunnel.deadlines import Deadlines
 from tunnel.errors import ErrorCode, LocalProtocolError
 from tunnel.fields import normalised, strip_hop_by_hop
 from tunnel.identity import Identity
-from tunnel.messages import Downstream, Fields, RequestHead, ResponseHead
+from tunnel.messages import BodyReader, Downstream, Fields, RequestHead, ResponseHead
 from tunnel.relay import (
+    Boundary,
     DownstreamGone,
     Progress,
-    RelayOptions,
     UpgradeUnanswered,
     UpstreamFailed,
     UpstreamSilent,
@@ -88,17 +89,43 @@ class Dispatcher:
             logger.warning("a request of kas was refused", extra={"reason": refusal.word, "error": str(refusal)})
 
 
+class _ApiServerRelay:
+    """The `RelayPolicy` of exchanges with a kube-apiserver."""
+
+    __slots__ = ("head_deadlines",)
+
+    continue_seconds = CONTINUE_SECONDS
+
+    def __init__(self, head_deadlines: Deadlines | None) -> None:
+        self.head_deadlines = head_deadlines
+
+    def filter_head(self, head: ResponseHead) -> ResponseHead:
+        return filter_response_head(head)
+
+    async def inspect(self, head: ResponseHead, body: BodyReader) -> None:
+        """Nothing to see: what the cluster says is passed on."""
+
+    def boundary_for(self, head: ResponseHead) -> Boundary | None:
+        return None  # kas alone decides how a cut watch looks (wire contract §3)
+
+
 class ApiServerOrigin:
-    """The origin ``kubernetes``: the cluster's kube-apiserver, with the agent's credentials."""
+    """The origin ``kubernetes``: the cluster's kube-apiserver, with the agent's credentials.
+
+    `run` keeps the deadlines of its requests.
+    """
 
     def __init__(self, opener: UpstreamOpener, *, head_seconds: float) -> None:
         """``head_seconds``: for the head of a response to an ordinary request, after its last byte was sent on."""
         self._opener = opener
-        self._ordinary = RelayOptions(
-            filter_head=filter_response_head, head_seconds=head_seconds, continue_seconds=CONTINUE_SECONDS
-        )
-        self._patient = RelayOptions(filter_head=filter_response_head, continue_seconds=CONTINUE_SECONDS)
+        self._deadlines = Deadlines(head_seconds)
+        self._ordinary = _ApiServerRelay(self._deadlines)
+        self._patient = _ApiServerRelay(None)
         self._is_failing = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Give up requests whose response head does not come in time, for as long as the agent runs."""
+        await self._deadlines.run(task_status=task_status)
 
     async def serve(self, downstream: Downstream, identity: Identity) -> None:
         """See `Origin.serve`."""
@@ -121,7 +148,7 @@ class ApiServerOrigin:
             raise
         progress = Progress()
         try:
-            await relay(downstream, upstream, self._options(request), progress)
+            await relay(downstream, upstream, self._policy(request), progress)
         except UpgradeUnanswered as exc:
             logger.info("an upgrade was handed to the kube-apiserver and not answered", extra={"error": str(exc)})
             downstream.reset(ErrorCode.INTERNAL_ERROR)
@@ -143,7 +170,7 @@ class ApiServerOrigin:
             if progress.response_started:
                 self._note(None)
 
-    def _options(self, request: RequestHead) -> RelayOptions:
+    def _policy(self, request: RequestHead) -> _ApiServerRelay:
         if request.protocol is not None or any(hint in request.target for hint in _NO_HEAD_DEADLINE):
             return self._patient
         return self._ordinary

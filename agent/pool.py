@@ -220,7 +220,7 @@ class ConnectionPool:
 class PooledExchange:
     """One request to the kube-apiserver; an `Upstream`."""
 
-    __slots__ = ("_access", "_client", "_exchange", "_head", "_pool", "_reused")
+    __slots__ = ("_access", "_client", "_exchange", "_given_up", "_head", "_pool", "_reused")
 
     def __init__(self, pool: ConnectionPool, head: RequestHead) -> None:
         self._pool = pool
@@ -229,10 +229,13 @@ class PooledExchange:
         self._access: Access | None = None
         self._exchange: Http1Upstream | None = None
         self._reused = False
+        self._given_up = False
 
     async def begin(self, client: Http1Client, access: Access, *, reused: bool) -> None:
         """Send the head on this connection. Whatever is raised, the connection is closed."""
         try:
+            if self._given_up:
+                raise ConnectionEnded("the request was given up before it was sent", local=True)
             self._exchange = await client.send(self._head, authority=self._head.authority)
         except BaseException:
             client.abort()
@@ -284,6 +287,7 @@ class PooledExchange:
 
     def reset(self, code: int) -> None:
         """Give the exchange up, or, after a clean end, give its connection back. Idempotent."""
+        self._given_up = True
         client, access = self._client, self._access
         if client is None or access is None:
             return

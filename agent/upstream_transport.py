@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import ssl
 from collections.abc import Mapping
@@ -76,7 +77,7 @@ async def _connect(host: str, port: int) -> TcpTransport:
         for cause in causes:
             if cause.errno in _NO_ROOM:
                 raise cause from exc
-        reasons = "; ".join(dict.fromkeys(cause.strerror or str(cause) for cause in causes))
+        reasons = "; ".join(dict.fromkeys(os.strerror(cause.errno) if cause.errno else str(cause) for cause in causes))
         raise HandshakeError(
             f"cannot connect to {format_address(host, port)}: {reasons}", reason="unreachable"
         ) from exc
@@ -89,7 +90,7 @@ def _causes(error: BaseException) -> list[OSError]:
     if isinstance(cause, BaseExceptionGroup):
         return [found for member in cause.exceptions for found in _causes(member)]
     if isinstance(cause, OSError):
-        return [cause]
+        return _causes(cause)
     return [error] if isinstance(error, OSError) else []
 
 

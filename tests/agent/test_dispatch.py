@@ -69,13 +69,13 @@ async def read_all(stream: RequestStream) -> bytes:
 @contextlib.asynccontextmanager
 async def bench(upstream: ScriptedApiServer, *, head_seconds: float = 30.0) -> AsyncIterator[Bench]:
     async with pool_for(upstream) as pool:
-        origins = {
-            b"kubernetes": ApiServerOrigin(pool, head_seconds=head_seconds),
-            b"agentk": OwnApi(lambda: {"replica": "r"}),
-        }
+        api_server = ApiServerOrigin(pool, head_seconds=head_seconds)
+        origins = {b"kubernetes": api_server, b"agentk": OwnApi(lambda: {"replica": "r"})}
         dispatcher = Dispatcher(origins, modes=["impersonate"])
-        async with open_tunnel(dispatcher.handle) as tunnel:
+        async with trio.open_nursery() as nursery, open_tunnel(dispatcher.handle) as tunnel:
+            await nursery.start(api_server.run)
             yield Bench(tunnel.requester, pool, dispatcher)
+            nursery.cancel_scope.cancel()
 
 
 async def send_for_ever(stream: RequestStream) -> None:
