@@ -123,7 +123,8 @@ class AgentGate:
             logger.warning("the agent's token was revoked: its tunnel is closed", extra=facts)
             connection.close(debug=b"revoked")
 
-        with self._revocations.entered(entry.credential_id, revoke):
+        self._revocations.enter(entry.credential_id, revoke)
+        try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._drain_at_age, connection)
                 try:
@@ -131,9 +132,10 @@ class AgentGate:
                     logger.info("tunnel closed", extra=facts)
                 except ConnectionEnded as exc:
                     logger.info("tunnel ended", extra={**facts, "error": str(exc)})
-                finally:
-                    self._registry.remove(tunnel)
                 nursery.cancel_scope.cancel()
+        finally:
+            self._registry.remove(tunnel)
+            self._revocations.leave(entry.credential_id, revoke)
 
     async def _drain_at_age(self, connection: Connection) -> None:
         await trio.sleep(self._tunnel_age)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import trio
@@ -21,26 +19,22 @@ import trio
 from server.access_log import Observers
 from server.addressing import KUBERNETES, Addressing, credentials_of
 from server.authorization import AskCluster, authorize
-from server.directory import Directory
+from server.directory import Caller, Directory
 from server.errors import FieldsTooLarge, InternalFailure, ProxyError, Unauthenticated
 from server.exchange_record import Exchange
-from server.forwarding import Forwarder, UpgradeAbandoned
+from server.forwarding import Forwarder, Forwarding, UpgradeAbandoned
 from server.leases import Leases
 from server.revocations import Revocations
 from server.status import render
 from server.verbs import opaque_request_info, request_info
 from tunnel.errors import ConnectionEnded, ErrorCode, StreamError
-from tunnel.messages import Downstream, field_values
+from tunnel.messages import Downstream, Fields, field_values
 from tunnel.relay import DownstreamGone, UpstreamFailed
 from tunnel.streams import ServedStream
 
 logger = logging.getLogger(__name__)
 
 _BROKEN = (StreamError, ConnectionEnded, DownstreamGone, trio.BrokenResourceError, trio.ClosedResourceError)
-
-
-class Revoked(Exception):
-    """The caller's credential was revoked while the response was under way."""
 
 
 class Pipeline:
@@ -78,8 +72,6 @@ class Pipeline:
         except UpgradeAbandoned as exc:
             exchange.failed("abandoned", ended_by="tunnel", hop="tunnel", error=str(exc))
             downstream.reset(ErrorCode.CANCEL)
-        except Revoked:
-            exchange.failed("reset", ended_by="revocation", hop=None, error="the token was revoked or has expired")
         except UpstreamFailed as exc:
             lost = isinstance(exc.__cause__, ConnectionEnded)
             exchange.failed(
@@ -94,7 +86,10 @@ class Pipeline:
             exchange.failed("refused", ended_by="kas", hop="kas", error="internal error")
             await self._answer(exchange, downstream, InternalFailure())
         except BaseException:
-            exchange.failed("cancelled", ended_by="caller", hop=None, error="")
+            if exchange.revoked:
+                exchange.failed("reset", ended_by="revocation", hop=None, error="the token was revoked or has expired")
+            else:
+                exchange.failed("cancelled", ended_by="caller", hop=None, error="")
             raise
         finally:
             exchange.ended_at = trio.current_time()
@@ -112,37 +107,47 @@ class Pipeline:
         exchange.address = address = self._addressing.address_of(exchange.request, credentials)
         classify = request_info if address.origin == KUBERNETES else opaque_request_info
         exchange.info = info = classify(exchange.request, address.target)
-        with self._leases.held(caller.credential_id, address.agent_id), self._ended_on_revocation(exchange, downstream):
+        self._leases.take(caller.credential_id, address.agent_id)
+        try:
+            await self._run_admitted(exchange, downstream, caller, credentials.fields)
+        finally:
+            self._leases.give_back(caller.credential_id)
+
+    async def _run_admitted(self, exchange: Exchange, downstream: Downstream, caller: Caller, fields: Fields) -> None:
+        address, info = exchange.address, exchange.info
+        assert address is not None
+        assert info is not None
+
+        def revoke() -> None:
+            exchange.revoked = True
+            downstream.cancel()
+
+        self._revocations.enter(caller.credential_id, revoke)
+        try:
             identity = await authorize(
                 caller,
                 address.agent_id,
                 agent_exists=await self._directory.has_agent(address.agent_id),
                 info=info,
-                fields=credentials.fields,
+                fields=fields,
                 request_id=exchange.request_id,
                 ask_cluster=self._ask_cluster,
             )
             await self._forwarder.forward(
                 downstream,
-                address,
-                info,
-                identity,
-                credentials.fields,
+                Forwarding(
+                    exchange.request,
+                    address,
+                    info,
+                    identity,
+                    fields,
+                    exchange.progress,
+                    partial(self._on_head, exchange),
+                ),
                 queue=caller.credential_id,
-                progress=exchange.progress,
-                on_head=partial(self._on_head, exchange),
             )
-
-    @contextmanager
-    def _ended_on_revocation(self, exchange: Exchange, downstream: Downstream) -> Iterator[None]:
-        """Cancel the block when the caller's credential is revoked; an exchange not yet answered is then a 401."""
-        assert exchange.caller is not None
-        with trio.CancelScope() as scope, self._revocations.entered(exchange.caller.credential_id, scope.cancel):
-            yield
-        if scope.cancelled_caught:
-            if not downstream.response_started:
-                raise Unauthenticated("the token was revoked or has expired")
-            raise Revoked
+        finally:
+            self._revocations.leave(caller.credential_id, revoke)
 
     def _on_head(self, exchange: Exchange, status: int) -> None:
         exchange.head_at = trio.current_time()

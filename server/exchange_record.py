@@ -35,6 +35,8 @@ class Exchange:
     failed_hop: Hop | None = None
     error: str = ""
     """What went wrong, in words without secrets."""
+    revoked: bool = False
+    """The caller's credential was revoked while this ran."""
 
     @property
     def user(self) -> str:

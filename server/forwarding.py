@@ -27,6 +27,7 @@ from server.registry import Registry, Tunnel
 from server.status import REQUEST_ID_FIELD
 from server.verbs import RequestInfo
 from server.watches import framer_for
+from tunnel.deadlines import Deadlines
 from tunnel.errors import ConnectionEnded, RemoteProtocolError, StreamLimitReached, StreamRefused
 from tunnel.fields import drop_gzip_from_accept_encoding, impersonation_fields, remove_client_identity, strip_hop_by_hop
 from tunnel.identity import FIELD_NAME, Identity, encode_identity
@@ -34,7 +35,6 @@ from tunnel.messages import BodyReader, Downstream, Field, Fields, RequestHead, 
 from tunnel.relay import (
     Boundary,
     Progress,
-    RelayOptions,
     UpgradeUnanswered,
     UpstreamFailed,
     UpstreamSilent,
@@ -64,108 +64,127 @@ class ForwardingTimes:
     """How long a request waits for an agent that is known but not connected."""
 
 
-class Forwarder:
-    """Sends exchanges through the tunnels of a registry."""
+class Forwarding:
+    """One exchange on its way through a tunnel; the `RelayPolicy` of its relay."""
 
-    def __init__(self, registry: Registry, times: ForwardingTimes) -> None:
-        self._registry = registry
-        self._times = times
+    __slots__ = ("_address", "_info", "_on_head", "_request_id", "head", "head_deadlines", "progress")
 
-    async def forward(
+    continue_seconds = math.inf
+
+    def __init__(
         self,
-        downstream: Downstream,
+        request: RequestHead,
         address: Address,
         info: RequestInfo,
         identity: Identity,
         fields: Fields,
-        *,
-        queue: str,
         progress: Progress,
         on_head: Callable[[int], None],
     ) -> None:
-        """Relay the exchange to its end; ``on_head`` hears the status of the final head as it leaves.
+        """``fields`` are the caller's without its credential; ``on_head`` hears the status of the final head."""
+        self.head = upstream_head(request, address, info, identity, fields)
+        self.progress = progress
+        self.head_deadlines: Deadlines | None = None
+        self._address = address
+        self._info = info
+        self._request_id = identity.request_id
+        self._on_head = on_head
 
-        ``fields`` are the caller's without its credential, ``queue`` names whose turn it is at a limit. Raises
-        `ProxyError` while the response has not started, `UpgradeAbandoned`, `tunnel.relay.UpstreamFailed` after the
-        response had started, or `tunnel.relay.DownstreamGone`.
+    @property
+    def agent_id(self) -> str:
+        """Which agent it is for."""
+        return self._address.agent_id
+
+    @property
+    def is_long_running(self) -> bool:
+        """Whether its response may take as long as it likes."""
+        return self._info.is_long_running
+
+    def filter_head(self, head: ResponseHead) -> ResponseHead:
+        """The head as the caller gets it."""
+        filtered = downstream_head(head, self._address, self._request_id)
+        if head.status >= 200 or head.status == 101:
+            self._on_head(head.status)
+        return filtered
+
+    async def inspect(self, head: ResponseHead, body: BodyReader) -> None:
+        """Raise `ProxyError` where the agent itself answered, with what it says."""
+        word = field_value(head.fields, AGENT_REPORT_FIELD)
+        if word is not None:
+            raise error_for(await _read_report(word, head.status, body), self._address.agent_id)
+
+    def boundary_for(self, head: ResponseHead) -> Boundary | None:
+        """The framer of a watch."""
+        if not self._info.is_watch or head.status != 200:
+            return None
+        return framer_for(field_value(head.fields, b"content-type"), field_value(head.fields, b"content-encoding"))
+
+
+class Forwarder:
+    """Sends exchanges through the tunnels of a registry. `run` keeps the deadlines of their heads."""
+
+    def __init__(self, registry: Registry, times: ForwardingTimes) -> None:
+        self._registry = registry
+        self._wait_for_agent = times.wait_for_agent
+        self._deadlines = Deadlines(times.head)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Give up exchanges whose response head does not come in time, for as long as kas runs."""
+        await self._deadlines.run(task_status=task_status)
+
+    async def forward(self, downstream: Downstream, forwarding: Forwarding, *, queue: str) -> None:
+        """Relay the exchange to its end; ``queue`` names whose turn it is at a limit of streams.
+
+        Raises `ProxyError` while the response has not started, `UpgradeAbandoned`, `tunnel.relay.UpstreamFailed` after
+        the response had started, or `tunnel.relay.DownstreamGone`.
         """
-        head = upstream_head(downstream.request, address, info, identity, fields)
-        options = self._options(address, info, identity.request_id, on_head)
+        if not forwarding.is_long_running:
+            forwarding.head_deadlines = self._deadlines
         refused: list[Tunnel] = []
         while True:
-            tunnel = await self._locate(address.agent_id, refused)
+            tunnel = await self._locate(forwarding.agent_id, refused)
             try:
-                await self._try(downstream, tunnel, head, options, queue, progress)
+                await self._try(downstream, tunnel, forwarding, queue)
                 return
             except _NotProcessed as exc:
                 refused.append(tunnel)
-                if len(refused) >= MAX_TRIES or progress.request_taken:
-                    raise TunnelSaturated(address.agent_id) from exc
+                if len(refused) >= MAX_TRIES or forwarding.progress.request_taken:
+                    raise TunnelSaturated(forwarding.agent_id) from exc
 
     async def _locate(self, agent_id: str, refused: list[Tunnel]) -> Tunnel:
         tunnel = self._registry.find(agent_id, excluding=refused)
         if tunnel is None and not refused:
-            tunnel = await self._registry.wait_for_tunnel(agent_id, self._times.wait_for_agent)
+            tunnel = await self._registry.wait_for_tunnel(agent_id, self._wait_for_agent)
         if tunnel is None:
             if refused:
                 raise TunnelSaturated(agent_id)
-            raise AgentNotConnected(agent_id, waited_seconds=self._times.wait_for_agent)
+            raise AgentNotConnected(agent_id, waited_seconds=self._wait_for_agent)
         return tunnel
 
-    async def _try(
-        self,
-        downstream: Downstream,
-        tunnel: Tunnel,
-        head: RequestHead,
-        options: RelayOptions,
-        queue: str,
-        progress: Progress,
-    ) -> None:
-        agent_id = tunnel.agent_id
-        connection = tunnel.connection
-        if head.protocol is not None and not connection.peer_allows_upgrades:
+    async def _try(self, downstream: Downstream, tunnel: Tunnel, forwarding: Forwarding, queue: str) -> None:
+        agent_id, connection = tunnel.agent_id, tunnel.connection
+        if forwarding.head.protocol is not None and not connection.peer_allows_upgrades:
             raise UpstreamAnswerUnusable(
                 agent_id, "this agent takes no upgrades (exec, attach, port-forward)", hop="agent"
             )
         try:
-            upstream = await connection.open(head, queue=queue)
+            upstream = await connection.open(forwarding.head, queue=queue)
         except StreamLimitReached:
             raise TunnelSaturated(agent_id) from None
         except ConnectionEnded as exc:
             raise _NotProcessed from exc
         try:
-            await relay(downstream, upstream, options, progress)
+            await relay(downstream, upstream, forwarding, forwarding.progress)
         except UpstreamFailed as exc:
-            if progress.response_started:
+            if forwarding.progress.response_started:
                 raise
             if isinstance(exc.__cause__, StreamRefused):
                 raise _NotProcessed from exc
             if isinstance(exc, UpgradeUnanswered):
                 raise UpgradeAbandoned(str(exc)) from exc
             if isinstance(exc, UpstreamSilent):
-                raise UpstreamTimeout(agent_id, options.head_seconds) from exc
+                raise UpstreamTimeout(agent_id, self._deadlines.seconds) from exc
             raise _failure(agent_id, exc) from exc
-
-    def _options(
-        self, address: Address, info: RequestInfo, request_id: str, on_head: Callable[[int], None]
-    ) -> RelayOptions:
-        async def inspect(head: ResponseHead, body: BodyReader) -> None:
-            word = field_value(head.fields, AGENT_REPORT_FIELD)
-            if word is not None:
-                raise error_for(await _read_report(word, head.status, body), address.agent_id)
-
-        def filter_head(head: ResponseHead) -> ResponseHead:
-            filtered = downstream_head(head, address, request_id)
-            if head.status >= 200 or head.status == 101:
-                on_head(head.status)
-            return filtered
-
-        return RelayOptions(
-            filter_head=filter_head,
-            head_seconds=math.inf if info.is_long_running else self._times.head,
-            inspect=inspect,
-            boundary_for=_boundary_for if info.is_watch else None,
-        )
 
 
 class _NotProcessed(Exception):
@@ -181,12 +200,6 @@ async def _read_report(word: bytes, status: int, body: BodyReader) -> AgentRepor
                 break
             text += data
     return agent_report(word, status, text[:AGENT_REPORT_BYTES])
-
-
-def _boundary_for(head: ResponseHead) -> Boundary | None:
-    if head.status != 200:
-        return None
-    return framer_for(field_value(head.fields, b"content-type"), field_value(head.fields, b"content-encoding"))
 
 
 def _failure(agent_id: str, exc: UpstreamFailed) -> ProxyError:

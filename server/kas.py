@@ -105,7 +105,14 @@ class Kas:
         budget = WindowBudget(config.memory.buffered_bytes)
         metrics = ExchangeMetrics()
         gate = self._make_gate(registry, budget)
-        pipeline = self._make_pipeline(registry, metrics)
+        forwarder = Forwarder(
+            registry,
+            ForwardingTimes(
+                head=config.timeouts.upstream_head,
+                wait_for_agent=config.timeouts.wait_for_agent,
+            ),
+        )
+        pipeline = self._make_pipeline(registry, forwarder, metrics)
         front = self._make_front(pipeline, budget)
         operations = OperationsListener(
             {
@@ -122,6 +129,7 @@ class Kas:
         async with trio.open_nursery() as everything:
             everything.start_soon(self._files.run)
             everything.start_soon(self._directory.run)
+            everything.start_soon(forwarder.run)
             async with trio.open_nursery() as accepting:
                 for listener in listeners:
                     await accepting.start(listener)
@@ -177,18 +185,12 @@ class Kas:
             tunnel_age=timeouts.tunnel_age,
         )
 
-    def _make_pipeline(self, registry: Registry, metrics: ExchangeMetrics) -> Pipeline:
+    def _make_pipeline(self, registry: Registry, forwarder: Forwarder, metrics: ExchangeMetrics) -> Pipeline:
         config = self._config
         return Pipeline(
             directory=self._directory,
             addressing=Addressing(path_prefix=config.proxy.path_prefix, domain=config.proxy.domain),
-            forwarder=Forwarder(
-                registry,
-                ForwardingTimes(
-                    head=config.timeouts.upstream_head,
-                    wait_for_agent=config.timeouts.wait_for_agent,
-                ),
-            ),
+            forwarder=forwarder,
             revocations=self._revocations,
             leases=Leases(
                 at_a_time=config.access.exchanges_per_credential,

@@ -6,8 +6,7 @@ carries everybody's exchanges (wire contract §2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from server.errors import TooManyExchanges
 
@@ -35,17 +34,16 @@ class Leases:
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
 
-    @contextmanager
-    def held(self, credential_id: str, agent_id: str) -> Iterator[None]:
-        """Count one exchange while the block runs. Raises `TooManyExchanges` at a limit."""
-        account = self._start(credential_id, agent_id)
-        account.held += 1
-        try:
-            yield
-        finally:
-            account.held -= 1
-            if not account.held:
-                self._forget_rested(credential_id, account)
+    def take(self, credential_id: str, agent_id: str) -> None:
+        """Count one exchange, until `give_back`. Raises `TooManyExchanges` at a limit; then nothing is counted."""
+        self._start(credential_id, agent_id).held += 1
+
+    def give_back(self, credential_id: str) -> None:
+        """The exchange has ended; once for each `take`."""
+        account = self._accounts[credential_id]
+        account.held -= 1
+        if not account.held:
+            self._forget_rested(credential_id, account)
 
     def _start(self, credential_id: str, agent_id: str) -> _Account:
         now = self._clock()

@@ -1,4 +1,4 @@
-"""The operations listener: whether kas lives, whether it is ready, and its metrics. No credentials, no callers' data."""
+"""The operations listener: whether kas lives, whether it is ready, and its metrics. No credentials, no data of callers."""
 
 from __future__ import annotations
 

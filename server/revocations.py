@@ -6,8 +6,7 @@ they run. Nothing here knows why a credential was revoked.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 End = Callable[[], None]
 
@@ -18,16 +17,20 @@ class Revocations:
     def __init__(self) -> None:
         self._running: dict[str, set[End]] = {}
 
-    @contextlib.contextmanager
-    def entered(self, credential_id: str, end: End) -> Iterator[None]:
-        """While the block runs, revoking ``credential_id`` calls ``end`` (synchronous; must not raise)."""
-        ends = self._running.setdefault(credential_id, set())
-        ends.add(end)
-        try:
-            yield
-        finally:
+    def enter(self, credential_id: str, end: End) -> None:
+        """From now on, revoking ``credential_id`` calls ``end`` (synchronous; must not raise). `leave` on every way out."""
+        ends = self._running.get(credential_id)
+        if ends is None:
+            self._running[credential_id] = {end}
+        else:
+            ends.add(end)
+
+    def leave(self, credential_id: str, end: End) -> None:
+        """It runs no more. Idempotent."""
+        ends = self._running.get(credential_id)
+        if ends is not None:
             ends.discard(end)
-            if not ends and self._running.get(credential_id) is ends:
+            if not ends:
                 del self._running[credential_id]
 
     def revoke(self, credential_ids: Iterable[str]) -> int:

@@ -164,6 +164,10 @@ class Downstream(Protocol):
         """Say that the caller is known: the limits for connections of strangers no longer apply to this one."""
         ...
 
+    def cancel(self) -> None:
+        """Cancel the task that serves this request, from another one; the caller sees a broken exchange."""
+        ...
+
     @property
     def response_started(self) -> bool:
         """True once a final head has been handed to the transport, or the exchange was reset."""

@@ -14,12 +14,12 @@ Rules that hold here:
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
+from tunnel.deadlines import Deadlines, Wait
 from tunnel.errors import ConnectionEnded, ErrorCode, RemoteProtocolError, StreamError, TunnelError
 from tunnel.messages import BodyReader, ByteStream, Downstream, ResponseHead, Upstream, field_value
 from tunnel.wakeup import Wakeup
@@ -89,29 +89,29 @@ class Progress:
     """A watch whose upstream failed between two events, and which was therefore ended cleanly."""
 
 
-HeadFilter = Callable[[ResponseHead], ResponseHead]
-Inspection = Callable[[ResponseHead, BodyReader], Awaitable[None]]
-BoundaryFor = Callable[[ResponseHead], Boundary | None]
+class RelayPolicy(Protocol):
+    """What differs between the two ends of the tunnel, for one exchange."""
 
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RelayOptions:
-    """How the two ends of the tunnel differ."""
-
-    filter_head: HeadFilter
-    """Applied to the final response head (hop-by-hop fields, redirects …); may raise `TunnelError` to refuse it."""
-    head_seconds: float = math.inf
-    """The final response head must be here within this time after the last byte of the request was sent on."""
-    continue_seconds: float = math.inf
+    head_deadlines: Deadlines | None
+    """Bounds the wait for the final head, counted from the last byte of the request that was sent on; None: no bound."""
+    continue_seconds: float
     """With ``expect: 100-continue``: how long the body is held back when no 100 comes (agentk: 1 s; kas: for ever,
     since its own deadline for the head applies)."""
-    inspect: Inspection | None = None
-    """Awaited with each final head before anything of it is relayed; may read the body and raise `TunnelError`."""
-    boundary_for: BoundaryFor | None = None
-    """For a watch: what finds the events in the body of this response."""
+
+    def filter_head(self, head: ResponseHead) -> ResponseHead:
+        """Applied to each response head, interim ones too; may raise to refuse it."""
+        ...
+
+    async def inspect(self, head: ResponseHead, body: BodyReader) -> None:
+        """Awaited with the final head before anything of it is relayed; may read the body and raise."""
+        ...
+
+    def boundary_for(self, head: ResponseHead) -> Boundary | None:
+        """For a watch: what finds the events in the body of this response."""
+        ...
 
 
-async def relay(downstream: Downstream, upstream: Upstream, options: RelayOptions, progress: Progress) -> None:
+async def relay(downstream: Downstream, upstream: Upstream, policy: RelayPolicy, progress: Progress) -> None:
     """Relay one exchange to its end.
 
     Raises `UpstreamFailed`, `UpgradeUnanswered` or `DownstreamGone`; after any of them, and after cancellation, the
@@ -119,9 +119,9 @@ async def relay(downstream: Downstream, upstream: Upstream, options: RelayOption
     """
     try:
         if downstream.request.ended:
-            await _relay_response(downstream, upstream, options, progress, None)
+            await _relay_response(downstream, upstream, policy, progress, None)
         else:
-            await _relay_both_ways(downstream, upstream, options, progress)
+            await _relay_both_ways(downstream, upstream, policy, progress)
     except BaseException:
         upstream.reset(ErrorCode.CANCEL)
         if progress.response_started:
@@ -130,23 +130,21 @@ async def relay(downstream: Downstream, upstream: Upstream, options: RelayOption
     upstream.reset(ErrorCode.CANCEL)  # nothing after a clean end; gives up what the caller no longer needs
 
 
-async def _relay_both_ways(
-    downstream: Downstream, upstream: Upstream, options: RelayOptions, progress: Progress
-) -> None:
-    gate = _Gate(downstream, options.continue_seconds)
+async def _relay_both_ways(downstream: Downstream, upstream: Upstream, policy: RelayPolicy, progress: Progress) -> None:
+    gate = _Gate(downstream, policy.continue_seconds)
     failures: list[Exception] = []
     async with trio.open_nursery() as nursery:
 
         async def send_request_body() -> None:
             try:
-                await _relay_request_body(downstream, upstream, gate, progress, options.head_seconds)
+                await _relay_request_body(downstream, upstream, gate, progress, policy.head_deadlines)
             except DownstreamGone as exc:
                 failures.append(exc)
                 nursery.cancel_scope.cancel()
 
         async def receive_response() -> None:
             try:
-                await _relay_response(downstream, upstream, options, progress, gate)
+                await _relay_response(downstream, upstream, policy, progress, gate)
             except Exception as exc:  # noqa: BLE001  raised again below, where no nursery wraps it into a group
                 failures.append(exc)
             nursery.cancel_scope.cancel()
@@ -160,7 +158,7 @@ async def _relay_both_ways(
 class _Gate:
     """Holds the request body back until the upstream has said 100 Continue, where the caller asked for that."""
 
-    __slots__ = ("_downstream", "_wakeup", "head_scope", "is_open", "seconds")
+    __slots__ = ("_downstream", "_wakeup", "is_open", "seconds", "wait_for_head")
 
     def __init__(self, downstream: Downstream, seconds: float) -> None:
         expectation = field_value(downstream.request.fields, b"expect")
@@ -168,8 +166,8 @@ class _Gate:
         self._wakeup = Wakeup()
         self.is_open = expectation is None or expectation.lower() != b"100-continue"
         self.seconds = seconds
-        self.head_scope: trio.CancelScope | None = None
-        """The wait for the response head; each piece of the body that is sent on gives it its whole time again."""
+        self.wait_for_head: Wait | None = None
+        """Each piece of the body that is sent on gives the wait for the response head its whole time again."""
 
     def open(self) -> None:
         self.is_open = True
@@ -186,7 +184,7 @@ class _Gate:
 
 
 async def _relay_request_body(
-    downstream: Downstream, upstream: Upstream, gate: _Gate, progress: Progress, head_seconds: float
+    downstream: Downstream, upstream: Upstream, gate: _Gate, progress: Progress, deadlines: Deadlines | None
 ) -> None:
     """Send the body on. A failing upstream ends this quietly: the response tells what happened, or fails as well."""
     writer = upstream.writer
@@ -206,12 +204,12 @@ async def _relay_request_body(
         except _UPSTREAM_ERRORS:
             return
         progress.request_bytes += len(data)
-        if gate.head_scope is not None:
-            gate.head_scope.deadline = trio.current_time() + head_seconds
+        if deadlines is not None and gate.wait_for_head is not None:
+            deadlines.renew(gate.wait_for_head)
 
 
 async def _receive_head(
-    downstream: Downstream, upstream: Upstream, options: RelayOptions, gate: _Gate | None
+    downstream: Downstream, upstream: Upstream, policy: RelayPolicy, gate: _Gate | None
 ) -> ResponseHead:
     interim = 0
     while True:
@@ -229,45 +227,46 @@ async def _receive_head(
         if head.status == 100 and gate is not None:
             gate.open()
         try:
-            await downstream.send_interim(options.filter_head(head))
+            await downstream.send_interim(policy.filter_head(head))
         except _UPSTREAM_ERRORS as exc:
             raise DownstreamGone(str(exc)) from exc
 
 
 async def _receive_head_in_time(
-    downstream: Downstream, upstream: Upstream, options: RelayOptions, gate: _Gate | None
+    downstream: Downstream, upstream: Upstream, policy: RelayPolicy, deadlines: Deadlines, gate: _Gate | None
 ) -> ResponseHead:
-    head: ResponseHead | None = None
-    with trio.CancelScope(deadline=trio.current_time() + options.head_seconds) as scope:
-        if gate is not None:
-            gate.head_scope = scope
-        head = await _receive_head(downstream, upstream, options, gate)
+    wait = deadlines.start(lambda: upstream.reset(ErrorCode.CANCEL))
     if gate is not None:
-        gate.head_scope = None
-    if head is None:
+        gate.wait_for_head = wait
+    try:
+        return await _receive_head(downstream, upstream, policy, gate)
+    except UpstreamFailed as exc:
+        if not wait.expired:
+            raise
         if downstream.request.protocol is not None:
-            raise UpgradeUnanswered(f"no answer to the upgrade within {options.head_seconds:g} s")
-        raise UpstreamSilent(f"no response within {options.head_seconds:g} s")
-    return head
+            raise UpgradeUnanswered(f"no answer to the upgrade within {deadlines.seconds:g} s") from exc
+        raise UpstreamSilent(f"no response within {deadlines.seconds:g} s") from exc
+    finally:
+        deadlines.end(wait)
 
 
 async def _relay_response(
-    downstream: Downstream, upstream: Upstream, options: RelayOptions, progress: Progress, gate: _Gate | None
+    downstream: Downstream, upstream: Upstream, policy: RelayPolicy, progress: Progress, gate: _Gate | None
 ) -> None:
-    if options.head_seconds == math.inf:
-        head = await _receive_head(downstream, upstream, options, gate)
+    deadlines = policy.head_deadlines
+    if deadlines is None:
+        head = await _receive_head(downstream, upstream, policy, gate)
     else:
-        head = await _receive_head_in_time(downstream, upstream, options, gate)
-    if options.inspect is not None:
-        await options.inspect(head, upstream.body)
+        head = await _receive_head_in_time(downstream, upstream, policy, deadlines, gate)
+    await policy.inspect(head, upstream.body)
     is_upgrade = downstream.request.protocol is not None
     if head.status == 101:
-        await _relay_upgrade(downstream, upstream, options.filter_head(head), progress)
+        await _relay_upgrade(downstream, upstream, policy.filter_head(head), progress)
         return
     if is_upgrade and head.status < 400:
         raise UpstreamFailed(f"status {head.status} in answer to an upgrade, where only 101 or an error is one")
-    boundary = options.boundary_for(head) if options.boundary_for is not None else None
-    await _relay_body(downstream, upstream, options.filter_head(head), boundary, progress)
+    boundary = policy.boundary_for(head)
+    await _relay_body(downstream, upstream, policy.filter_head(head), boundary, progress)
 
 
 async def _relay_body(

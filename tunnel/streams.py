@@ -273,6 +273,12 @@ class ServedStream(Http2Stream):
         """See `tunnel.messages.Downstream.authenticated`."""
         self._connection.authenticated()
 
+    def cancel(self) -> None:
+        """See `tunnel.messages.Downstream.cancel`."""
+        self.reset(ErrorCode.CANCEL)
+        if self.scope is not None:
+            self.scope.cancel()
+
     async def send_interim(self, head: ResponseHead) -> None:
         """See `tunnel.messages.Downstream.send_interim`."""
         self._check_sending()

@@ -217,13 +217,15 @@ def test_revoking_a_credential_ends_what_runs_under_it_and_nothing_else() -> Non
     revocations = Revocations()
     ended: list[str] = []
 
-    with (
-        revocations.entered("alice", lambda: ended.append("a1")),
-        revocations.entered("alice", lambda: ended.append("a2")),
-        revocations.entered("bob", lambda: ended.append("b")),
-    ):
-        assert revocations.revoke(["alice", "nobody"]) == 2
+    ends = {name: (lambda name=name: ended.append(name)) for name in ("a1", "a2", "b")}
+    for name, end in ends.items():
+        revocations.enter("alice" if name.startswith("a") else "bob", end)
 
+    assert revocations.revoke(["alice", "nobody"]) == 2
     assert sorted(ended) == ["a1", "a2"]
+
+    for name, end in ends.items():
+        revocations.leave("alice" if name.startswith("a") else "bob", end)
+        revocations.leave("nobody", end)
     assert len(revocations) == 0
     assert revocations.revoke(["alice", "bob"]) == 0

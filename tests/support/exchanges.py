@@ -7,6 +7,7 @@ from collections import deque
 
 import trio
 
+from tunnel.errors import StreamReset
 from tunnel.messages import Fields, RequestHead, ResponseHead
 
 Item = bytes | BaseException | None
@@ -112,6 +113,7 @@ class ScriptedUpstream:
     def reset(self, code: int) -> None:
         if self.reset_code is None:
             self.reset_code = code
+            self._send.send_nowait(StreamReset(code=code, remote=False))
 
 
 class ScriptedDownstream:
@@ -152,6 +154,9 @@ class ScriptedDownstream:
 
     def authenticated(self) -> None:
         self.known = True
+
+    def cancel(self) -> None:
+        self.reset(0)
 
     @property
     def response_started(self) -> bool:

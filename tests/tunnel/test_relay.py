@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +11,7 @@ import trio
 from support.exchanges import ScriptedBody, ScriptedDownstream, ScriptedStream, ScriptedUpstream
 from trio.testing import wait_all_tasks_blocked
 
+from tunnel.deadlines import Deadlines
 from tunnel.errors import ConnectionEnded, StreamReset
 from tunnel.messages import BodyReader, RequestHead, ResponseHead
 from tunnel.relay import (
@@ -16,14 +19,42 @@ from tunnel.relay import (
     MAX_INTERIM_HEADS,
     DownstreamGone,
     Progress,
-    RelayOptions,
     UpgradeUnanswered,
     UpstreamFailed,
     UpstreamSilent,
     relay,
 )
 
-OPTIONS = RelayOptions(filter_head=lambda head: head)
+
+class LineBoundary:
+    def __init__(self) -> None:
+        self.at_boundary = True
+
+    def feed(self, data: bytes) -> None:
+        self.at_boundary = data.endswith(b"\n")
+
+
+@dataclasses.dataclass
+class PlainPolicy:
+    """Changes nothing, and waits as long as a test says."""
+
+    head_deadlines: Deadlines | None = None
+    continue_seconds: float = math.inf
+    boundary: LineBoundary | None = None
+    refusal: bool = False
+
+    def filter_head(self, head: ResponseHead) -> ResponseHead:
+        return head
+
+    async def inspect(self, head: ResponseHead, body: BodyReader) -> None:
+        if self.refusal:
+            raise UpstreamFailed(f"agent says {(await body.receive()).decode()}")
+
+    def boundary_for(self, head: ResponseHead) -> LineBoundary | None:
+        return self.boundary
+
+
+OPTIONS = PlainPolicy()
 
 
 def get(**changes: object) -> RequestHead:
@@ -39,16 +70,8 @@ def ok(**changes: object) -> ResponseHead:
     return ResponseHead(200, [(b"content-type", b"text/plain")], **changes)  # type: ignore[arg-type]
 
 
-class LineBoundary:
-    def __init__(self) -> None:
-        self.at_boundary = True
-
-    def feed(self, data: bytes) -> None:
-        self.at_boundary = data.endswith(b"\n")
-
-
-def watching() -> RelayOptions:
-    return RelayOptions(filter_head=lambda head: head, boundary_for=lambda head: LineBoundary())
+def watching() -> PlainPolicy:
+    return PlainPolicy(boundary=LineBoundary())
 
 
 async def test_a_small_response_leaves_with_its_head_in_one_piece() -> None:
@@ -183,7 +206,7 @@ async def test_where_no_100_comes_the_caller_is_told_to_go_on_after_the_stated_t
 ) -> None:
     downstream = ScriptedDownstream(post((b"expect", b"100-continue")), ScriptedBody(b"body", None))
     upstream = ScriptedUpstream()
-    options = RelayOptions(filter_head=lambda head: head, continue_seconds=1.0)
+    options = PlainPolicy(continue_seconds=1.0)
     started = trio.current_time()
 
     async with trio.open_nursery() as nursery:
@@ -264,39 +287,92 @@ async def test_a_caller_that_goes_away_resets_the_upstream() -> None:
 
 
 async def test_an_answer_that_does_not_come_in_time(autojump_clock: trio.testing.MockClock) -> None:
-    options = RelayOptions(filter_head=lambda head: head, head_seconds=90)
+    deadlines = Deadlines(90)
     upstream = ScriptedUpstream()
 
-    with pytest.raises(UpstreamSilent):
-        await relay(ScriptedDownstream(get()), upstream, options, Progress())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        with pytest.raises(UpstreamSilent):
+            await relay(ScriptedDownstream(get()), upstream, PlainPolicy(head_deadlines=deadlines), Progress())
+        nursery.cancel_scope.cancel()
 
     assert trio.current_time() == pytest.approx(90, abs=1)
     assert upstream.reset_code is not None
+    assert len(deadlines) == 0
+
+
+async def test_an_upgrade_that_is_not_answered_in_time_gets_no_status(autojump_clock: trio.testing.MockClock) -> None:
+    deadlines = Deadlines(90)
+    downstream = ScriptedDownstream(upgrade())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        with pytest.raises(UpgradeUnanswered):
+            await relay(downstream, ScriptedUpstream(), PlainPolicy(head_deadlines=deadlines), Progress())
+        nursery.cancel_scope.cancel()
+
+    assert downstream.head is None
 
 
 async def test_a_slow_upload_does_not_run_into_the_deadline_for_the_head(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    options = RelayOptions(filter_head=lambda head: head, head_seconds=90)
+    deadlines = Deadlines(90)
     body = ScriptedBody()
     upstream = ScriptedUpstream()
+    progress = Progress()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(relay, ScriptedDownstream(post(), body), upstream, options, Progress())
-        for _ in range(4):
-            await trio.sleep(60)
-            body.put(b"piece")
-        body.put(None)
-        await trio.sleep(80)
-        upstream.put_head(ok(ended=True))
+        nursery.start_soon(deadlines.run)
+
+        async def upload() -> None:
+            for _ in range(4):
+                await trio.sleep(60)
+                body.put(b"piece")
+            body.put(None)
+            await trio.sleep(80)
+            upstream.put_head(ok(ended=True))
+
+        nursery.start_soon(upload)
+        await relay(ScriptedDownstream(post(), body), upstream, PlainPolicy(head_deadlines=deadlines), progress)
+        nursery.cancel_scope.cancel()
+
+    assert progress.status == 200
+
+
+async def test_waits_of_one_duration_end_in_the_order_in_which_they_began(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    deadlines = Deadlines(10)
+    ended: list[tuple[str, float]] = []
+    started = trio.current_time()
+
+    def note(name: str) -> None:
+        ended.append((name, round(trio.current_time() - started)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        first = deadlines.start(lambda: note("first"))
+        await trio.sleep(1)
+        second = deadlines.start(lambda: note("second"))
+        deadlines.start(lambda: note("third"))
+        await trio.sleep(4)
+        deadlines.renew(first)
+        deadlines.end(second)
+        deadlines.end(second)
+        await trio.sleep(30)
+        deadlines.renew(first)
+        nursery.cancel_scope.cancel()
+
+    assert ended == [("third", 11), ("first", 15)]
+    assert first.expired
+    assert not second.expired
+    assert len(deadlines) == 0
 
 
 async def test_what_inspection_refuses_is_not_relayed() -> None:
-    async def refuse(head: ResponseHead, body: BodyReader) -> None:
-        raise UpstreamFailed(f"agent says {(await body.receive()).decode()}")
-
     downstream = ScriptedDownstream(get())
-    options = RelayOptions(filter_head=lambda head: head, inspect=refuse)
+    options = PlainPolicy(refusal=True)
 
     with pytest.raises(UpstreamFailed, match="agent says no"):
         await relay(downstream, ScriptedUpstream(ok(), body=ScriptedBody(b"no", None)), options, Progress())

@@ -114,6 +114,10 @@ class Connection(Protocol):
         """The exchange was authenticated."""
         ...
 
+    def cancel_handler(self) -> None:
+        """Cancel what serves the exchange; the connection ends with it."""
+        ...
+
     async def stop_reading(self) -> bytes:
         """Leave the receiving half to somebody else; returns what was read beyond the request."""
         ...
@@ -139,6 +143,10 @@ class Http1Downstream:
     def authenticated(self) -> None:
         """To be called once the caller is known: the limits for strangers no longer apply to the connection."""
         self._connection.note_authenticated()
+
+    def cancel(self) -> None:
+        """See `tunnel.messages.Downstream`."""
+        self._connection.cancel_handler()
 
     @property
     def response_started(self) -> bool:

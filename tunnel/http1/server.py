@@ -190,6 +190,10 @@ class Http1Server:
                 downstream.request_body.fail(StreamReset("the client went away before the end of its request"))
         self._arrived.unpark_all()
 
+    def cancel_handler(self) -> None:
+        """See `tunnel.http1.downstream.Connection`."""
+        self._handler_scope.cancel()
+
     def _set_deadline(self, deadline: float) -> None:
         self._deadline = deadline
         scope = self._reader_scope
