@@ -209,13 +209,13 @@ async def test_interim_heads_come_before_the_final_one() -> None:
 # --- upgrades ---------------------------------------------------------------------------------------
 
 
-def upgrade(method: bytes = b"GET") -> RequestHead:
-    return RequestHead(method, b"/exec", b"kubernetes", [], protocol=b"websocket", ended=True)
+def upgrade(method: bytes = b"GET", protocol: bytes = b"websocket") -> RequestHead:
+    return RequestHead(method, b"/exec", b"kubernetes", [], protocol=protocol, ended=True)
 
 
 async def test_an_upgrade_travels_as_101_and_then_as_bytes() -> None:
     async def serve(stream: ServedStream) -> None:
-        assert (stream.request.method, stream.request.protocol) == (b"POST", b"websocket")
+        assert (stream.request.method, stream.request.protocol) == (b"POST", b"SPDY/3.1")
         near = await stream.accept_upgrade(ResponseHead(101, [(b"x-stream-protocol-version", b"v4")]))
         while data := await near.receive_some():
             await near.send_all(data.upper())
@@ -223,7 +223,7 @@ async def test_an_upgrade_travels_as_101_and_then_as_bytes() -> None:
         await near.aclose()
 
     async with open_tunnel(serve) as pair:
-        stream = await pair.requester.open(upgrade(b"POST"))
+        stream = await pair.requester.open(upgrade(b"POST", b"SPDY/3.1"))
         head = await stream.receive_head()
         assert (head.status, head.fields) == (101, [(b"x-stream-protocol-version", b"v4")])
         far = stream.take_stream()

@@ -29,7 +29,8 @@ _PSEUDO_VALUES: Final = {
     # RFC 3986 §3.2 without userinfo, which RFC 9113 §8.3.1 forbids.
     b":authority": re.compile(rb"[A-Za-z0-9\-._~%!$&'()*+,;=:\[\]]*").fullmatch,
     b":path": re.compile(rb"/[!-~\x80-\xff]*|\*").fullmatch,
-    b":protocol": re.compile(_TOKEN).fullmatch,
+    # An upgrade token may carry a version, "SPDY/3.1" (RFC 9110 §7.8).
+    b":protocol": re.compile(_TOKEN + rb"(?:/" + _TOKEN + rb")?").fullmatch,
     b":status": re.compile(rb"[1-9][0-9]{2}").fullmatch,
 }
 
