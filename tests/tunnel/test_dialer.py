@@ -215,6 +215,23 @@ async def test_a_certificate_for_another_name_is_refused_before_the_token_is_sen
         assert heard == []
 
 
+async def test_without_a_context_the_cas_of_the_system_decide():
+    async with kas(server_context=server_tls()) as (port, heard), FakeProxy(target=port).running() as proxy:
+        error = await refusal(port, scheme="https", server_name=SERVER_NAME)
+        assert error.reason == "tls-unknown-ca"
+        proxy.tls = server_tls()
+        with pytest.raises(HandshakeError, match="proxy https://127") as caught:
+            await dial(OUTSIDE, HELLO, proxy=through(proxy, scheme="https"))
+        assert caught.value.reason == "tls-unknown-ca"
+        assert heard == []
+
+
+async def test_a_server_name_that_cannot_be_one_is_refused():
+    async with kas(server_context=server_tls()) as (port, _):
+        error = await refusal(port, scheme="https", tls=client_tls(), server_name="." + SERVER_NAME)
+        assert error.reason == "tls-name"
+
+
 async def test_a_client_certificate_that_is_missing_is_explained_though_tls_1_3_tells_late():
     context = server_tls()
     context.verify_mode = ssl.CERT_REQUIRED
@@ -350,6 +367,24 @@ async def test_a_proxy_that_does_not_answer_is_given_up_in_time(monkeypatch):
             await dial(OUTSIDE, HELLO, tls=client_tls(), proxy=ProxySettings(https_proxy=url))
         assert caught.value.reason == "timeout"
         assert b"mla_secret" not in received
+
+
+async def test_a_connection_that_is_reset_in_the_middle_of_each_step_is_explained():
+    async def reset(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, reset, 0)
+        port = listeners[0].socket.getsockname()[1]
+        error = await refusal(port)
+        assert error.reason == "broken"
+        assert "the connection broke during the handshake" in str(error)
+        url = ProxyUrl(scheme="http", host="127.0.0.1", port=port)
+        with pytest.raises(HandshakeError, match=f"proxy {url}: the connection broke"):
+            await dial(OUTSIDE, HELLO, tls=client_tls(), proxy=ProxySettings(https_proxy=url))
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_proxy_that_cannot_be_reached_is_named():

@@ -21,6 +21,7 @@ from support.transport_pairs import (
     receive_exactly,
     receive_to_end,
     server_tls,
+    socket_pair,
     stream_maker,
     tcp_pair,
     tls_pair,
@@ -128,6 +129,34 @@ async def test_half_close_lets_data_flow_back(version):
         assert one.clean_eof
         with pytest.raises(trio.ClosedResourceError):
             await one.send_all(b"x")
+
+
+class SlowReader(tcp.TcpTransport):
+    """Reads so late that what was sent in several pieces comes in one."""
+
+    async def receive_some(self) -> bytes:
+        await trio.sleep(0.02)
+        return await super().receive_some()
+
+
+async def test_half_close_keeps_what_came_together_with_the_end_of_the_handshake():
+    client_socket, server_socket = await socket_pair()
+    one = TlsTransport(tcp.TcpTransport(client_socket), client_tls(), server_side=False, server_hostname=SERVER_NAME)
+    other = TlsTransport(SlowReader(server_socket), server_tls(), server_side=True)
+
+    async def shake_hands_and_send() -> None:
+        await one.handshake()
+        await one.send_all(b"early")
+
+    async with closing(one, other):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shake_hands_and_send)
+            nursery.start_soon(other.handshake)
+        assert other._incoming.pending
+        await other.send_eof()
+        assert await one.receive_some() == b""
+        assert one.clean_eof
+        assert await other.receive_some() == b"early"
 
 
 async def test_an_end_without_close_notify_is_an_end_but_not_a_clean_one():
