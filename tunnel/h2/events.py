@@ -1,6 +1,7 @@
 """What an engine reports: one dataclass for each thing that the peer did and that somebody has to act on.
 
-Flow control, acknowledgements and frames on dead streams are dealt with inside and never surface.
+Flow control, acknowledgements and frames on dead streams are dealt with inside and never surface. What a peer said is
+left out of the representations, since it may hold credentials.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ class RequestReceived:
     """A valid request head (responder). Pseudo-fields come first; ``ended`` means that there is no body."""
 
     stream: Stream
-    fields: Fields
+    fields: Fields = dataclasses.field(repr=False)
     ended: bool
 
 
@@ -25,7 +26,7 @@ class InterimReceived:
     """A 1xx response head (requester). Any number may come before the final one."""
 
     stream: Stream
-    fields: Fields
+    fields: Fields = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(slots=True)
@@ -33,7 +34,7 @@ class ResponseReceived:
     """The final response head (requester); ``ended`` means that there is no body."""
 
     stream: Stream
-    fields: Fields
+    fields: Fields = dataclasses.field(repr=False)
     ended: bool
 
 
@@ -52,7 +53,7 @@ class DataReceived:
     """Bytes of a body, without padding. Empty only together with ``ended``. Give them back with `Engine.consume`."""
 
     stream: Stream
-    data: bytes
+    data: bytes = dataclasses.field(repr=False)
     ended: bool
 
 
@@ -61,7 +62,7 @@ class TrailersReceived:
     """The trailer section, and with it the end of the message."""
 
     stream: Stream
-    fields: Fields
+    fields: Fields = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(slots=True)

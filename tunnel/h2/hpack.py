@@ -148,9 +148,13 @@ class LineCache:
         return field
 
     def remember(self, line: bytes, field: Field) -> None:
-        """Keep a valid line, unless it is long or a credential."""
+        """Keep a valid line, unless it is long, a credential, or what somebody asked for.
+
+        Several callers share a tunnel; how fast a line is decoded must tell none of them about another.
+        """
         size = len(line)
-        if size > CACHED_LINE_BYTES or is_credential(field[0]):
+        name = field[0]
+        if size > CACHED_LINE_BYTES or name == b":path" or is_credential(name):
             return
         if self._young_bytes + size > self._limit_bytes:
             self._old = self.young.copy()

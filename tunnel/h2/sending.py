@@ -108,8 +108,7 @@ class Sender:
         stream.end_queued = ended
         if stream.pending_bytes:
             if size:
-                stream.queue.append(data)
-                self._add_pending(stream, size)
+                self._add_pending(stream, data, size)
         elif size == 0:
             if ended:
                 self.queue(frame_header(0, DATA, END_STREAM, stream.id))
@@ -127,8 +126,7 @@ class Sender:
             if ended:
                 self._end(stream)
         else:
-            stream.queue.append(data)
-            self._add_pending(stream, size)
+            self._add_pending(stream, data, size)
             self._wait_for_turn(stream)
 
     def queue_trailers(self, stream: Stream, frames: bytes) -> None:
@@ -152,7 +150,7 @@ class Sender:
         if stream.pending_bytes:
             self._pending_bytes -= stream.pending_bytes
             stream.pending_bytes = 0
-            stream.queue.clear()
+            stream.queue = None
             stream.trailer_frames = None
             self._stalled.pop(stream, None)
             if stream.send_window_bytes > 0:
@@ -175,7 +173,7 @@ class Sender:
         """The connection has failed: every stream is dead, and only what is not flow-controlled still leaves."""
         for stream in self._streams.values():
             stream.pending_bytes = 0
-            stream.queue.clear()
+            stream.queue = None
             stream.trailer_frames = None
             stream.reset = True
         self._ready.clear()
@@ -185,7 +183,10 @@ class Sender:
         self._connection_stalled_since = None
         self._pending_bytes = 0
 
-    def _add_pending(self, stream: Stream, size: int) -> None:
+    def _add_pending(self, stream: Stream, data: bytes | memoryview, size: int) -> None:
+        if stream.queue is None:
+            stream.queue = deque()
+        stream.queue.append(data)
         stream.pending_bytes += size
         stream.high_mark_bytes = max(stream.high_mark_bytes, stream.pending_bytes)
         self._pending_bytes += size
@@ -246,6 +247,7 @@ class Sender:
         is_last = length == pending and stream.end_queued
         flags = END_STREAM if is_last and stream.trailer_frames is None else 0
         output.append(frame_header(length, DATA, flags, stream.id))
+        assert stream.queue is not None
         _take(stream.queue, length, output)
         self._spend(stream, length)
         self._pending_bytes -= length
@@ -255,6 +257,8 @@ class Sender:
             self._wait_for_turn(stream)
             if 2 * pending > stream.high_mark_bytes:
                 return size
+        else:
+            stream.queue = None
         stream.high_mark_bytes = pending
         self._drained[stream] = None
         if is_last:

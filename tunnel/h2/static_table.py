@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from typing import Final
 
 from tunnel.messages import Field
@@ -75,10 +77,25 @@ STATIC_FIELDS: Final[tuple[Field, ...]] = (
 LAST_STATIC_INDEX: Final = len(STATIC_FIELDS) - 1
 
 CREDENTIAL_NAMES: Final = frozenset(
-    (b"authorization", b"cookie", b"set-cookie", b"proxy-authorization", b"moorline-identity")
+    (
+        b"authorization",
+        b"cookie",
+        b"set-cookie",
+        b"proxy-authorization",
+        b"moorline-identity",
+        b"sec-websocket-protocol",  # browsers give Kubernetes their bearer token in it
+    )
 )
 
+_sounds_like_one = re.compile(rb"auth|token|secret|password|credential|session|api-?key|^impersonate-").search
 
+
+@functools.lru_cache(maxsize=1_024)
 def is_credential(name: bytes) -> bool:
-    """Whether the value is a secret or says who somebody is: never cached, never indexed (RFC 7541 §7.1.3)."""
-    return name in CREDENTIAL_NAMES or name.startswith(b"impersonate-")
+    """Whether the value is a secret or says who somebody is: never cached, never indexed (RFC 7541 §7.1.3).
+
+    Fields that only sound so are taken for one as well; it costs them a little time.
+    """
+    if name.startswith(b":"):
+        return False
+    return name in CREDENTIAL_NAMES or _sounds_like_one(name) is not None

@@ -62,7 +62,8 @@ class Stream:
         # Sending.
         self.end_queued = False
         """The application has ended this direction; `local_ended` follows when the queue is empty."""
-        self.queue: deque[bytes | memoryview] = deque()
+        self.queue: deque[bytes | memoryview] | None = None
+        """What is pending. Ten thousand watches have nothing pending, and an empty deque takes 700 bytes."""
         self.trailer_frames: bytes | None = None
         self.send_window_bytes = send_window_bytes
         """May be negative after the peer has shrunk its initial window (RFC 9113 §6.9.2)."""

@@ -193,7 +193,7 @@ def check(received: Received, head: Fields, message: Message) -> None:
     assert received.ended
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(exchanges, pieces, our_windows, st.sampled_from([16_384, 65_536]))
 def test_a_requester_against_h2(traffic: list[tuple[Message, Message]], piece: int, window: int, frame: int):
     config = dataclasses.replace(TUNNEL_REQUESTER, initial_window_bytes=window, max_frame_bytes=frame)
@@ -216,7 +216,7 @@ def test_a_requester_against_h2(traffic: list[tuple[Message, Message]], piece: i
         check(ours.received[stream_id], RESPONSE, answer)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(exchanges, pieces, our_windows, st.sampled_from([FRONT_RESPONDER, TUNNEL_RESPONDER]))
 def test_a_responder_against_h2(traffic: list[tuple[Message, Message]], piece: int, window: int, preset: EngineConfig):
     ours, referee = Ours(Role.RESPONDER, dataclasses.replace(preset, initial_window_bytes=window)), Referee(client=True)

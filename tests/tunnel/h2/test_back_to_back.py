@@ -303,4 +303,4 @@ class BackToBack(RuleBasedStateMachine):
 
 
 TestBackToBack = BackToBack.TestCase
-TestBackToBack.settings = settings(max_examples=250, stateful_step_count=60, deadline=None)
+TestBackToBack.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

@@ -65,6 +65,15 @@ def test_a_responder_greets_without_preface_and_a_small_window_is_not_announced(
     assert [each.kind for each in parse(gather_all(engine))] == [SETTINGS]
 
 
+def test_what_a_peer_said_is_in_no_representation():
+    pair = Pair()
+    _, stream = serve(pair, [*REQUEST, (b"authorization", b"Bearer secret")])
+
+    event = RequestReceived(stream, [(b"authorization", b"Bearer secret")], True)
+    for each in (event, DataReceived(stream, b"Bearer secret", False), stream):
+        assert "secret" not in repr(each)
+
+
 def test_an_exchange_with_bodies_and_trailers_both_ways():
     pair = Pair()
     ours, theirs = serve(pair, POST, ended=False)

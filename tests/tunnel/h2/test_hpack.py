@@ -141,7 +141,9 @@ def test_only_the_first_block_says_that_the_table_is_empty():
     assert subject.encode([(b":status", b"200")]) == b"\x88"
 
 
-@pytest.mark.parametrize("name", [*sorted(CREDENTIAL_NAMES), b"impersonate-user", b"impersonate-extra-scopes"])
+@pytest.mark.parametrize(
+    "name", [*sorted(CREDENTIAL_NAMES), b"impersonate-user", b"impersonate-extra-scopes", b"x-auth-token"]
+)
 def test_credentials_are_never_indexed_and_never_remembered(name: bytes):
     subject = HeaderEncoder()
     subject.encode([])
@@ -153,6 +155,13 @@ def test_credentials_are_never_indexed_and_never_remembered(name: bytes):
     assert ours.decode(block) == [(name, b"secret")]
     assert ours.decode(huffman) == [(name, b"secret")]
     assert ours._cache.held_bytes == 0
+
+
+def test_what_somebody_asked_for_is_not_remembered():
+    ours = decoder()
+    ours.decode(HeaderEncoder().encode([(b":path", b"/api/v1/secrets/name"), (b":authority", b"kubernetes")]))
+
+    assert ours._cache.held_bytes == len(b"\x01\x0akubernetes")
 
 
 def test_an_ordinary_line_is_remembered_and_keeps_its_meaning():
