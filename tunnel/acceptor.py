@@ -43,13 +43,12 @@ async def accept_tunnel(
     wrong, cancellation included, the transport is closed.
     """
     try:
-        try:
-            request = await _receive_hello(transport)
-            welcome = await _ask(decide, request.hello)
-            answer = encode_welcome(welcome, request)
-        except HandshakeError as error:
-            await _refuse(transport, error)
-            raise
+        decision = await _decide(transport, decide)
+        if isinstance(decision, HandshakeError):
+            await _refuse(transport, decision)
+            raise decision
+        request, welcome = decision
+        answer = encode_welcome(welcome, request)
         with trio.move_on_after(ANSWER_SECONDS) as patience:
             await transport.send_all(answer)
         if patience.cancelled_caught:
@@ -60,6 +59,16 @@ async def accept_tunnel(
     if request.form is Form.WEBSOCKET:
         return WebSocketTransport(transport, client=False), request.hello, welcome
     return transport, request.hello, welcome
+
+
+async def _decide(
+    transport: Carrier, decide: Callable[[Hello], Awaitable[Welcome]]
+) -> tuple[HelloRequest, Welcome] | HandshakeError:
+    try:
+        request = await _receive_hello(transport)
+        return request, await _ask(decide, request.hello)
+    except HandshakeError as error:
+        return error
 
 
 async def _receive_hello(transport: Carrier) -> HelloRequest:

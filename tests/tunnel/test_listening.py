@@ -192,27 +192,19 @@ async def test_stopping_lets_handlers_finish_and_accepts_nobody_any_more():
 
     (listener,) = await listen("127.0.0.1", 0)
     address = listener.getsockname()
-    returned = trio.Event()
-
-    async def run(task_status) -> None:
-        await serve([listener], slow, name="test", stop=stop, task_status=task_status)
-        returned.set()
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(run)
-        client = await connect(listener)
-        await trio.sleep(0.02)
-        stop.set()
-        await trio.sleep(0.02)
-        with trio.socket.socket() as late:
-            with pytest.raises(ConnectionRefusedError):
-                await late.connect(address)
-        assert not returned.is_set()
-        go_on.set()
-        async with closing(client):
-            assert await receive_to_end(client) == b"hello"
-        with trio.fail_after(2):
-            await returned.wait()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, [listener], slow, name="test", stop=stop))
+            client = await connect(listener)
+            async with closing(client):
+                await trio.sleep(0.02)
+                stop.set()
+                await trio.sleep(0.02)
+                with trio.socket.socket() as late, pytest.raises(ConnectionRefusedError):
+                    await late.connect(address)
+                assert nursery.child_tasks
+                go_on.set()
+                assert await receive_to_end(client) == b"hello"
 
 
 async def test_a_port_that_is_taken_is_an_error_of_the_caller_s():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+from typing import Literal
 
 import trio
 
@@ -228,29 +229,37 @@ class TlsTransport:
         return self.info.peer or "the other side"
 
     async def _shake_hands(self) -> None:
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._outlet.drain()
-                encrypted = await self._lower.receive_some()
-                if not encrypted:
-                    raise trio.BrokenResourceError("it closed the connection") from None
-                if len(self._first_bytes) < 16:
-                    self._first_bytes += encrypted[:16]
-                self._incoming.write(encrypted)
-            except (ssl.SSLError, ssl.CertificateError) as error:
+        while (step := self._step()) is not True:
+            if step is not None:
                 await self._say_alert()
-                raise explain_handshake_failure(
-                    error,
-                    peer=self._other,
-                    server_side=self._server_side,
-                    server_hostname=self._server_hostname,
-                    first_bytes=self._first_bytes,
-                ) from error
-            else:
-                await self._outlet.drain()
-                return
+                raise self._explain(step) from step
+            await self._outlet.drain()
+            encrypted = await self._lower.receive_some()
+            if not encrypted:
+                raise trio.BrokenResourceError("it closed the connection")
+            if len(self._first_bytes) < 16:
+                self._first_bytes += encrypted[:16]
+            self._incoming.write(encrypted)
+        await self._outlet.drain()
+
+    def _step(self) -> Literal[True] | ssl.SSLError | None:
+        """Go on with the handshake: True where it is done, None where more must arrive first, or why it failed."""
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLError as error:
+            return error
+        return True
+
+    def _explain(self, error: ssl.SSLError) -> HandshakeError:
+        return explain_handshake_failure(
+            error,
+            peer=self._other,
+            server_side=self._server_side,
+            server_hostname=self._server_hostname,
+            first_bytes=self._first_bytes,
+        )
 
     async def _say_alert(self) -> None:
         """Tell the other side why, and let it read that: a reset would take the alert with it."""
