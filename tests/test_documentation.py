@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from operations.configuration import structure
+from server.access_file import AccessFile
+from server.config import KasConfig
 from tunnel.h2.config import TUNNEL_REQUESTER, TUNNEL_RESPONDER
 from tunnel.h2.engine import Engine, Role
 from tunnel.handshake import Form, Welcome, decode_hello, decode_welcome
@@ -125,3 +129,11 @@ def test_the_dumps_are_what_both_ends_send() -> None:
     assert from_agent == hex_block("agent")
     assert acknowledgements == {hex_block("acknowledgement")}
     assert b"".join(kas.gather()) == hex_block("request")
+
+
+def test_the_examples_of_configuration_files_are_sound() -> None:
+    kas = yaml.safe_load(next(block for block in blocks(page("install.md"), "yaml") if "kas.yaml" in block))
+    access = yaml.safe_load(blocks(page("access.md"), "yaml")[0])
+
+    assert structure(KasConfig, kas).proxy.address.port == 8154
+    assert [user.name for user in structure(AccessFile, access).users] == ["alice", "dashboard"]
