@@ -30,7 +30,7 @@ PATIENCE_SECONDS = 10.0
 """Nothing in these tests takes so long; what does has hung."""
 
 
-class CutOff(Exception):  # noqa: N818 - an event of the protocol
+class CutOff(Exception):
     """The exchange ended before its message was whole. ``code`` is that of RST_STREAM, None for HTTP/1.1."""
 
     def __init__(self, text: str, code: int | None = None) -> None:

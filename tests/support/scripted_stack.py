@@ -14,9 +14,8 @@ import contextlib
 import dataclasses
 import functools
 import gc
-import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +35,6 @@ from server.agents import AgentGate
 from server.exchange import Pipeline
 from server.kas import Kas, KasAddresses
 from server.listeners import Front
-from server.metrics import ExchangeMetrics
 from server.registry import Registry
 from server.tokens import AGENT_PREFIX, USER_PREFIX, digest, new_token
 from tunnel.connection import Connection
@@ -58,16 +56,11 @@ class ObservedKas(Kas):
     registry: Registry
     budget: WindowBudget
     front: Front
-    pipeline: Pipeline
 
     def _make_gate(self, registry: Registry, budget: WindowBudget) -> AgentGate:
         self.registry = registry
         self.budget = budget
         return super()._make_gate(registry, budget)
-
-    def _make_pipeline(self, registry: Registry, metrics: ExchangeMetrics) -> Pipeline:
-        self.pipeline = super()._make_pipeline(registry, metrics)
-        return self.pipeline
 
     def _make_front(self, pipeline: Pipeline, budget: WindowBudget) -> Front:
         self.front = super()._make_front(pipeline, budget)
@@ -289,9 +282,7 @@ class Stack:
         finally:
             raw.abort()
 
-    def head(
-        self, method: bytes, path: bytes, *lines: bytes, user: str = "alice", prefix: bytes = PREFIX
-    ) -> bytes:
+    def head(self, method: bytes, path: bytes, *lines: bytes, user: str = "alice", prefix: bytes = PREFIX) -> bytes:
         """An HTTP/1.1 request head as bytes."""
         fields = b"".join(line + b"\r\n" for line in lines)
         return b"%b %b%b HTTP/1.1\r\nHost: kas.example.com\r\nAuthorization: Bearer %b\r\n%b\r\n" % (
@@ -317,14 +308,14 @@ class Stack:
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Return once it is true. For what nobody announces; everything else is waited for."""
     with trio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - nobody announces it
             await trio.sleep(0.005)
 
 
 def open_files() -> int:
     """File descriptors of this process."""
     gc.collect()
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def open_tasks() -> int:
@@ -412,6 +403,3 @@ async def open_stack(
             await stack.start_agent()
         yield stack
         nursery.cancel_scope.cancel()
-
-
-Check = Callable[[], Awaitable[None]]
