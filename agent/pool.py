@@ -133,12 +133,17 @@ class ConnectionPool:
         return exchange
 
     async def begin_anew(self, exchange: PooledExchange) -> None:
-        """Send the request of this exchange on a new connection. Raises `UpstreamFailure`."""
+        """Send the request of this exchange on a new connection.
+
+        Raises `UpstreamFailure`, and `ConnectionEnded` where the exchange was given up meanwhile.
+        """
         access = await self._current_access()
         client = Http1Client(await self._connect(access))
         try:
             await exchange.begin(client, access, reused=False)
         except ConnectionEnded as exc:
+            if exchange.given_up:
+                raise
             raise UpstreamUnreachable(f"{self._name}: {exc}") from exc
 
     def occupy(self, exchange: PooledExchange) -> None:
@@ -220,7 +225,7 @@ class ConnectionPool:
 class PooledExchange:
     """One request to the kube-apiserver; an `Upstream`."""
 
-    __slots__ = ("_access", "_client", "_exchange", "_given_up", "_head", "_pool", "_reused")
+    __slots__ = ("_access", "_client", "_exchange", "_head", "_pool", "_reused", "given_up")
 
     def __init__(self, pool: ConnectionPool, head: RequestHead) -> None:
         self._pool = pool
@@ -229,12 +234,13 @@ class PooledExchange:
         self._access: Access | None = None
         self._exchange: Http1Upstream | None = None
         self._reused = False
-        self._given_up = False
+        self.given_up = False
+        """`reset` was called: by a deadline, also while the request is being sent once more."""
 
     async def begin(self, client: Http1Client, access: Access, *, reused: bool) -> None:
         """Send the head on this connection. Whatever is raised, the connection is closed."""
         try:
-            if self._given_up:
+            if self.given_up:
                 raise ConnectionEnded("the request was given up before it was sent", local=True)
             self._exchange = await client.send(self._head, authority=self._head.authority)
         except BaseException:
@@ -273,7 +279,6 @@ class PooledExchange:
             if client is None or not self._reused or client.received_any_byte or not self.may_repeat:
                 raise
             client.abort()
-            self._reused = False
             self._pool.repeated()
             await self._pool.begin_anew(self)
             head = await self._under_way.receive_head()
@@ -287,7 +292,7 @@ class PooledExchange:
 
     def reset(self, code: int) -> None:
         """Give the exchange up, or, after a clean end, give its connection back. Idempotent."""
-        self._given_up = True
+        self.given_up = True
         client, access = self._client, self._access
         if client is None or access is None:
             return

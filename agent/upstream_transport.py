@@ -18,6 +18,7 @@ from tunnel.head_reading import receive_head
 from tunnel.http1.heads import HeadBuffer, parse_response_head
 from tunnel.proxy_settings import ProxySettings, ProxyUrl
 from tunnel.refusals import explain_proxy_refusal
+from tunnel.transports.base import PATIENT_WRITE_SECONDS
 from tunnel.transports.carrier import Carrier
 from tunnel.transports.tcp import TcpTransport, format_address
 from tunnel.transports.tls import TlsTransport
@@ -81,7 +82,7 @@ async def _connect(host: str, port: int) -> TcpTransport:
         raise HandshakeError(
             f"cannot connect to {format_address(host, port)}: {reasons}", reason="unreachable"
         ) from exc
-    return TcpTransport(stream.socket)
+    return TcpTransport(stream.socket, write_progress_seconds=PATIENT_WRITE_SECONDS)
 
 
 def _causes(error: BaseException) -> list[OSError]:

@@ -141,6 +141,22 @@ async def test_a_ca_that_rotates_makes_a_new_context(tmp_path, autojump_clock):
     assert second.context.get_ca_certs() != first.context.get_ca_certs()
 
 
+async def test_a_change_is_not_forgotten_because_another_file_was_missing_at_that_moment(tmp_path, autojump_clock):
+    ca, token = tmp_path / "ca.crt", tmp_path / "token"
+    ca.write_bytes(CA.cert_pem.bytes())
+    token.write_text("t")
+    subject = credentials(User(token_path=token), authority=Blob(path=ca))
+    first = await subject.current()
+    ca.write_bytes(trustme.CA().cert_pem.bytes())
+    token.rename(tmp_path / "away")
+    await trio.sleep(LOOK_SECONDS + 0.1)
+    assert await subject.current() is first
+    (tmp_path / "away").rename(token)
+    await trio.sleep(LOOK_SECONDS + 0.1)
+
+    assert (await subject.current()).context is not first.context
+
+
 async def test_after_a_401_the_files_are_looked_at_at_once(tmp_path):
     path = tmp_path / "token"
     path.write_text("old")

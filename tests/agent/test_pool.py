@@ -331,8 +331,10 @@ class MemoryUpstream:
         self.ends: list[MemoryTransport] = []
         self.failure: Exception | None = None
         self.stalls = False
+        self.delay = 0.0
 
     async def dial(self, _: Access) -> MemoryTransport:
+        await trio.sleep(self.delay)
         if self.stalls:
             await trio.sleep_forever()
         if self.failure is not None:
@@ -460,6 +462,33 @@ async def test_without_credentials_nothing_is_sent():
         await pool.open(get())
 
     assert upstream.ends == []
+
+
+async def test_a_request_that_is_given_up_while_it_is_sent_once_more_does_not_go_on(autojump_clock, nursery):
+    """The deadline for its head has passed; nobody would end the second try."""
+    upstream = MemoryUpstream()
+    pool, _ = memory_pool(upstream)
+    await exchange_once(pool, upstream)
+    exchange = await pool.open(get())
+    upstream.delay = 5.0
+    upstream.ends[0].abort()
+    results: list[type[Exception]] = []
+
+    async def wait_for_head() -> None:
+        try:
+            await exchange.receive_head()
+        except ConnectionEnded as exc:
+            results.append(type(exc))
+
+    nursery.start_soon(wait_for_head)
+    await trio.sleep(1)
+    exchange.reset(ErrorCode.CANCEL)
+    await trio.sleep(10)
+
+    assert results == [ConnectionEnded]
+    assert len(upstream.ends) == 2
+    assert upstream.ends[1].unread_bytes == 0
+    assert pool.statistics().busy == 0
 
 
 async def test_cancelled_while_sending_the_connection_is_closed(autojump_clock):

@@ -176,6 +176,18 @@ async def test_a_lost_tunnel_is_dialled_again_after_a_short_random_wait(autojump
     assert supervisor.current is kas.tunnels[1]
 
 
+async def test_a_tunnel_that_lasted_starts_the_backoff_anew(autojump_clock, nursery):
+    kas = ScriptedKas(*[refusal() for _ in range(5)])
+    supervisor = kas.supervisor()
+    await nursery.start(supervisor.run)
+    await trio.sleep(31)
+    lost_at = trio.current_time()
+    kas.connections[0].lose()
+    await trio.sleep(60)
+
+    assert kas.attempts[6] - lost_at == pytest.approx(1)
+
+
 async def test_a_kas_that_accepts_and_drops_is_not_dialled_in_a_tight_loop(autojump_clock, nursery):
     kas = ScriptedKas()
     await nursery.start(kas.supervisor().run)
