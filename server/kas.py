@@ -38,6 +38,7 @@ from tunnel.h2.windows import WindowBudget
 from tunnel.http1.limits import Http1Limits
 from tunnel.listening import listen, serve
 from tunnel.liveness import ConnectionTimes
+from tunnel.transports.base import PATIENT_WRITE_SECONDS
 from tunnel.transports.tls_contexts import ReloadableServerContext
 
 logger = logging.getLogger(__name__)
@@ -122,9 +123,24 @@ class Kas:
             }
         )
         listeners = [
-            partial(serve, sockets[0], gate.serve, name="agent listener", tls=_context_of(self._agent_tls)),
-            partial(serve, sockets[1], front.serve, name="proxy listener", tls=_context_of(self._proxy_tls)),
-            partial(serve, sockets[2], operations.serve, name="operations listener"),
+            partial(
+                serve,
+                sockets[0],
+                gate.serve,
+                name="agent listener",
+                tls=_context_of(self._agent_tls),
+                max_connections=config.agents.max_connections,
+            ),
+            partial(
+                serve,
+                sockets[1],
+                front.serve,
+                name="proxy listener",
+                tls=_context_of(self._proxy_tls),
+                max_connections=config.proxy.max_connections,
+                write_progress_seconds=PATIENT_WRITE_SECONDS,
+            ),
+            partial(serve, sockets[2], operations.serve, name="operations listener", max_connections=256),
         ]
         async with trio.open_nursery() as everything:
             everything.start_soon(self._files.run)

@@ -431,9 +431,10 @@ class Connection:
                 self._forget(stream)
         elif isinstance(event, TrailersReceived):
             stream = event.stream.owner
-            stream.on_trailers(event.fields)
-            if stream.sent_end:
-                self._forget(stream)
+            if stream is not None:
+                stream.on_trailers(event.fields)
+                if stream.sent_end:
+                    self._forget(stream)
         elif isinstance(event, InterimReceived):
             event.stream.owner.on_head(event.fields, False)
         else:

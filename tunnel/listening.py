@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 
 from tunnel.errors import HandshakeError
+from tunnel.transports.base import WRITE_PROGRESS_SECONDS
 from tunnel.transports.carrier import Carrier
 from tunnel.transports.tcp import TcpTransport
 from tunnel.transports.tls import TlsTransport
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 HANDSHAKES = 256
 """TLS handshakes at the same time; connections above that wait in the kernel's queue."""
+
+MAX_CONNECTIONS = 10_000
 
 BACKOFF_SECONDS = 0.1
 BACKLOG = 1024
@@ -58,6 +61,8 @@ async def serve(
     name: str,
     tls: Callable[[], ssl.SSLContext] | None = None,
     handshakes: int = HANDSHAKES,
+    max_connections: int = MAX_CONNECTIONS,
+    write_progress_seconds: float = WRITE_PROGRESS_SECONDS,
     stop: trio.Event | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -67,19 +72,26 @@ async def serve(
     part of the connection's task. A handler closes its transport; one that does not is aborted when it returns. An
     exception from a handler is logged and ends its connection only.
 
+    Above ``max_connections`` further ones wait in the kernel's queue. ``write_progress_seconds`` is the deadline of their
+    writes.
+
     Returns after ``stop``: no connection is accepted any more, and the handlers have ended. Cancelling ends them all.
     """
-    limiter = trio.Semaphore(handshakes)
+    shaking_hands = trio.Semaphore(handshakes)
+    room = trio.Semaphore(max_connections)
 
     async def accept_from(listener: trio.socket.SocketType) -> None:
         while True:
-            await limiter.acquire()
-            try:
-                sock = await _next_connection(listener, name)
-            except BaseException:
-                limiter.release()
-                raise
-            connections.start_soon(_run_connection, sock, handler, name, tls, limiter)
+            await room.acquire()
+            await shaking_hands.acquire()
+            sock = await _next_connection(listener, name)
+            connections.start_soon(run_connection, sock)
+
+    async def run_connection(sock: trio.socket.SocketType) -> None:
+        try:
+            await _run_connection(sock, handler, name, tls, shaking_hands, write_progress_seconds)
+        finally:
+            room.release()
 
     try:
         async with trio.open_nursery() as connections:
@@ -121,17 +133,18 @@ async def _run_connection(
     handler: Handler,
     name: str,
     tls: Callable[[], ssl.SSLContext] | None,
-    limiter: trio.Semaphore,
+    shaking_hands: trio.Semaphore,
+    write_progress_seconds: float,
 ) -> None:
     """One connection from the cradle to the grave. Lets nothing out but cancellation."""
     transport: Carrier | None = None
     try:
         try:
-            transport = TcpTransport(sock)
+            transport = TcpTransport(sock, write_progress_seconds=write_progress_seconds)
             if tls is not None:
                 transport = await _shake_hands(transport, tls(), name)
         finally:
-            limiter.release()
+            shaking_hands.release()
         if transport is not None:
             await handler(transport)
     except Exception:  # one connection's bug must not end the listener

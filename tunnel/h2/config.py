@@ -75,8 +75,11 @@ class EngineConfig:
     """For the peer's preface and SETTINGS, and for its acknowledgement of ours (RFC 9113 §6.5.3)."""
     header_block_seconds: float = 10.0
     """From the first byte of a HEADERS frame to END_HEADERS."""
-    send_stall_seconds: float = 60.0
-    """Without credit for this long, a stream that has something to send is reset. Infinite: never."""
+    send_stall_seconds: float = 14_400.0
+    """Without credit for this long, a stream that has something to send is reset; with the connection's window shut, the
+    connection ends. Long, because a paused `kubectl logs -f | less` looks the same, and four hours are what
+    kube-apiserver allows: what a stalled stream holds is bounded by its window, and shed when the process's budget is
+    exceeded. Infinite: never."""
 
     # Defences; see `tunnel.h2.defences`.
     pings: Budget = Budget(burst=1_000, per_second=100)

@@ -11,6 +11,11 @@ RECEIVE_BYTES = 262_144
 WRITE_PROGRESS_SECONDS = 20.0
 """A transport write that moves no byte for this long has failed (a deadline on progress, not on the whole write)."""
 
+PATIENT_WRITE_SECONDS = 14_400.0
+"""The same for connections that carry one exchange at a time: whoever pauses `kubectl logs -f | less` or a process that
+does not read its input yet must not be cut off. kube-apiserver allows upgraded streams the same four hours; a peer that
+is gone is found by TCP's own keep-alive."""
+
 
 @dataclasses.dataclass(slots=True, frozen=True, kw_only=True)
 class TransportInfo:
@@ -45,7 +50,7 @@ class Transport(Protocol):
         ...
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write all of it; raises where nothing moves for `WRITE_PROGRESS_SECONDS`.
+        """Write all of it; raises where nothing moves for `WRITE_PROGRESS_SECONDS` (or what it was made with).
 
         Cancelled, an unknown part is written: the transport is then only good for `abort`.
         """

@@ -98,7 +98,7 @@ def test_a_field_block_must_be_complete_within_ten_seconds(pieces: list[bytes]):
 
 
 def test_a_field_block_that_was_completed_is_forgotten():
-    engine = lone_engine()
+    engine = lone_engine(send_stall_seconds=60)
     wire = frame(HEADERS, END_STREAM, 1, block(REQUEST)[:5]) + continuation(1, block(REQUEST)[5:], END_HEADERS)
     engine.receive(wire[:12], 50.0)
     (request,) = engine.receive(wire[12:], 59.0)
@@ -109,7 +109,7 @@ def test_a_field_block_that_was_completed_is_forgotten():
 
 
 def test_a_stream_without_credit_for_a_minute_is_reset():
-    engine = lone_engine(peer_settings={4: 0})
+    engine = lone_engine(send_stall_seconds=60, peer_settings={4: 0})
     stream = blocked_stream(engine, 1, 100.0)
     engine.expire(101.0)
     assert engine.deadline() == 161.0
@@ -123,7 +123,7 @@ def test_a_stream_without_credit_for_a_minute_is_reset():
 
 def test_a_stall_is_dated_when_time_is_next_known_and_due_no_earlier_than_that():
     """Sending knows no time: a stall that began since the last call must not end before its minute."""
-    engine = lone_engine(peer_settings={4: 0})
+    engine = lone_engine(send_stall_seconds=60, peer_settings={4: 0})
     blocked_stream(engine, 1, 100.0)
     assert engine.deadline() == 160.0
 
@@ -133,7 +133,7 @@ def test_a_stall_is_dated_when_time_is_next_known_and_due_no_earlier_than_that()
 
 
 def test_streams_that_stall_are_reset_each_in_its_time():
-    engine = lone_engine(peer_settings={4: 0})
+    engine = lone_engine(send_stall_seconds=60, peer_settings={4: 0})
     first = blocked_stream(engine, 1, 100.0)
     engine.expire(100.0)
     second = blocked_stream(engine, 3, 130.0)
@@ -146,7 +146,7 @@ def test_streams_that_stall_are_reset_each_in_its_time():
 
 
 def test_credit_ends_a_stall():
-    engine = lone_engine(peer_settings={4: 0})
+    engine = lone_engine(send_stall_seconds=60, peer_settings={4: 0})
     stream = blocked_stream(engine, 1, 100.0)
     engine.expire(100.0)
     engine.receive(window_update(1, 1_500), 159.0)
@@ -161,7 +161,7 @@ def test_credit_ends_a_stall():
 
 
 def test_credit_by_the_byte_is_no_progress():
-    engine = lone_engine(peer_settings={4: 0})
+    engine = lone_engine(send_stall_seconds=60, peer_settings={4: 0})
     stream = blocked_stream(engine, 1, 100.0)
     engine.expire(100.0)
     for second in range(101, 160):
@@ -172,7 +172,7 @@ def test_credit_by_the_byte_is_no_progress():
 
 
 def test_the_last_bytes_need_no_more_credit_than_there_are():
-    engine = lone_engine(peer_settings={4: 0})
+    engine = lone_engine(send_stall_seconds=60, peer_settings={4: 0})
     stream = blocked_stream(engine, 1, 100.0, size=10)
     engine.expire(100.0)
     for _ in range(10):
@@ -184,7 +184,7 @@ def test_the_last_bytes_need_no_more_credit_than_there_are():
 
 
 def test_a_connection_window_that_stays_shut_ends_the_connection():
-    engine = lone_engine(peer_settings={4: 1_000_000})
+    engine = lone_engine(send_stall_seconds=60, peer_settings={4: 1_000_000})
     (request,) = engine.receive(headers(1, REQUEST), 100.0)
     engine.send_head(request.stream, RESPONSE)
     engine.send_data(request.stream, bytes(100_000))
@@ -198,7 +198,7 @@ def test_a_connection_window_that_stays_shut_ends_the_connection():
 
 
 def test_credit_or_the_end_of_its_streams_opens_a_connection_again():
-    engine = lone_engine(peer_settings={4: 1_000_000})
+    engine = lone_engine(send_stall_seconds=60, peer_settings={4: 1_000_000})
     (request,) = engine.receive(headers(1, REQUEST), 100.0)
     engine.send_head(request.stream, RESPONSE)
     engine.send_data(request.stream, bytes(200_000))
@@ -223,7 +223,7 @@ def test_stalls_may_be_allowed_for_ever():
 
 
 def test_an_upload_blocked_by_the_responder_is_reset_too():
-    engine = lone_engine(Role.REQUESTER, peer_settings={4: 100})
+    engine = lone_engine(Role.REQUESTER, send_stall_seconds=60, peer_settings={4: 100})
     stream = engine.open_stream(POST, ended=False)
     engine.send_data(stream, bytes(200))
     assert [each.kind for each in sent_frames(engine)] == [HEADERS, DATA]

@@ -355,7 +355,7 @@ def test_ten_thousand_resets_of_streams_that_wait_take_linear_time():
 
 
 def test_two_hundred_streams_with_a_window_of_one_byte_hold_only_what_was_queued():
-    engine = lone_engine(config=FRONT_RESPONDER, peer_settings={4: 1})
+    engine = lone_engine(config=FRONT_RESPONDER, peer_settings={4: 1}, send_stall_seconds=60)
     for stream_id in range(1, 401, 2):
         (request,) = engine.receive(headers(stream_id, REQUEST), 0.0)
         engine.send_head(request.stream, RESPONSE)
