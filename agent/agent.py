@@ -103,7 +103,7 @@ class Agent:
         self._started_at = 0.0
         self._deadline = trio.CancelScope()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - the supervisor reports it
         """Serve until `drain` has done its work or this is cancelled; ``started()`` with the first tunnel.
 
         Raises `OSError` where the health listener's address cannot be had. What kas and the cluster do raises nothing.

@@ -123,7 +123,7 @@ class ApiServerOrigin:
         self._patient = _ApiServerRelay(None)
         self._is_failing = False
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:  # noqa: ASYNC128 - the deadlines report it
         """Give up requests whose response head does not come in time, for as long as the agent runs."""
         await self._deadlines.run(task_status=task_status)
 

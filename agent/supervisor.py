@@ -198,7 +198,7 @@ class Supervisor:
             )
             old.connection.close(debug=b"replaced")
 
-    async def _hold(self, tunnel: Tunnel, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _hold(self, tunnel: Tunnel, *, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - the connection reports it
         """Run one tunnel to its end. Before it has started, failures are the caller's; after that they stay here."""
         registration = _Registration(self, tunnel, task_status)
         reason = "closed"

@@ -56,7 +56,7 @@ class FakeKas:
         self.tunnels: list[Connection] = []
         self._arrived = trio.Event()
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - serve reports it
         listeners = await listen("127.0.0.1", 0)
         self.port = listeners[0].getsockname()[1]
         context = server_tls()

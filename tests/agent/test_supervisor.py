@@ -319,7 +319,7 @@ async def test_drain_waits_for_what_runs_and_dials_no_more(autojump_clock, nurse
     supervisor = kas.supervisor()
     ended: list[float] = []
 
-    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - the supervisor reports it
         await supervisor.run(task_status=task_status)
         ended.append(trio.current_time())
 
