@@ -25,6 +25,8 @@ from server.config import (
 DRAIN_SECONDS = Seconds(0.5)
 """For what runs to end by itself after Ctrl-C."""
 
+WAIT_FOR_AGENT_SECONDS = Seconds(10.0)
+
 _LOOPBACK = Address("127.0.0.1", 0)
 _EVERY_INTERFACE = ("", "0.0.0.0", "::")  # noqa: S104 - compared, not bound
 
@@ -38,7 +40,8 @@ def kas_config(folder: Folder, listen: Address) -> KasConfig:
         proxy=ProxyConfig(address=listen, tls=tls, domain="localhost"),
         operations=OperationsConfig(address=_LOOPBACK),
         access=AccessConfig(file=folder.access_file),
-        timeouts=TimeoutsConfig(drain=DRAIN_SECONDS),
+        # The agent is about to connect, and whoever asks too early would rather wait than fail.
+        timeouts=TimeoutsConfig(drain=DRAIN_SECONDS, wait_for_agent=WAIT_FOR_AGENT_SECONDS),
     )
 
 
