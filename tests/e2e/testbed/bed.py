@@ -13,7 +13,7 @@ import yaml
 from e2e.controlplane.build import Assets
 from e2e.testbed.cluster import Cluster
 from e2e.testbed.kubectl import Kubectl
-from e2e.testbed.names import ADMIN
+from e2e.testbed.names import ADMIN, READER
 
 if TYPE_CHECKING:
     from e2e.testbed.tunnel import Tunnel
@@ -51,17 +51,24 @@ class Bed:
 
     def prepare_cluster(self) -> None:
         """Bind the users of the tests to roles."""
+        api = "rbac.authorization.k8s.io"
         self.apply(
             {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "apiVersion": f"{api}/v1",
                 "kind": "ClusterRoleBinding",
                 "metadata": {"name": "e2e-admins"},
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+                "roleRef": {"apiGroup": api, "kind": "ClusterRole", "name": "cluster-admin"},
                 "subjects": [
-                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": ADMIN},
-                    {"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "e2e:agents"},
+                    {"apiGroup": api, "kind": "User", "name": ADMIN},
+                    {"apiGroup": api, "kind": "Group", "name": "e2e:agents"},
                 ],
-            }
+            },
+            {
+                "apiVersion": f"{api}/v1",
+                "kind": "ClusterRole",
+                "metadata": {"name": READER},
+                "rules": [{"apiGroups": [""], "resources": ["pods", "configmaps"], "verbs": ["get", "list", "watch"]}],
+            },
         )
 
     def apply(self, *objects: dict[str, Any], namespace: str | None = None) -> None:

@@ -57,9 +57,9 @@ class Kubectl:
             program=self.program, kubeconfig=self.kubeconfig, home=self.home, environ={**self.environ, **more}
         )
 
-    def with_kubeconfig(self, path: Path) -> Kubectl:
-        """The same kubectl with another kubeconfig, and a cache of its own."""
-        home = path.with_suffix(".home")
+    def with_kubeconfig(self, path: Path, *, home: Path | None = None) -> Kubectl:
+        """The same kubectl with another kubeconfig, and a cache of its own or one that is shared with others."""
+        home = home or path.with_suffix(".home")
         return Kubectl(program=self.program, kubeconfig=path, home=home, environ=self.environ)
 
     def full_environ(self) -> dict[str, str]:

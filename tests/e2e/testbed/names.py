@@ -7,3 +7,6 @@ ADMIN = "e2e:admin"
 
 DOMAIN = "e2e.test"
 """Below it, agents have host names: ``<agent>.k8s.e2e.test``."""
+
+READER = "e2e-reader"
+"""A ClusterRole that may read pods and configmaps."""
