@@ -4,6 +4,7 @@ Both kas and agentk use it; what differs (authentication, header rules, error an
 Rules that hold here:
 
 - The response head leaves at once, and each piece of a body when it arrives; nothing is buffered whole.
+- Trailers travel without the fields that would change the message, or say who sends it (`allowed_trailers`).
 - Both directions run at the same time: an early final answer reaches the caller while the body is still being sent.
 - A failure after the head is visible to the caller: the downstream is reset. The one exception is a watch that was cut
   between two events, which ends cleanly so that the client watches on from where it was (`Boundary`).
@@ -21,6 +22,7 @@ import trio
 
 from tunnel.deadlines import Deadlines, Wait
 from tunnel.errors import ConnectionEnded, ErrorCode, RemoteProtocolError, StreamError, TunnelError
+from tunnel.fields import allowed_trailers
 from tunnel.messages import BodyReader, ByteStream, Downstream, ResponseHead, Upstream, field_value
 from tunnel.wakeup import Wakeup
 
@@ -198,7 +200,7 @@ async def _relay_request_body(
         progress.request_taken = True
         try:
             if not data:
-                await writer.finish(downstream.body.trailers)
+                await writer.finish(allowed_trailers(downstream.body.trailers))
                 return
             await writer.send(data)
         except _UPSTREAM_ERRORS:
@@ -298,7 +300,7 @@ async def _relay_body(
                 failure = exc
                 break
             if not data:
-                await writer.finish(body.trailers)
+                await writer.finish(allowed_trailers(body.trailers))
                 return
             if boundary is not None:
                 boundary.feed(data)
