@@ -13,6 +13,7 @@ ProxyError
 ├── InternalFailure 500           a bug of ours
 ├── TunnelLost 502                the tunnel ended before the cluster had answered
 ├── UpstreamUnreachable 502       the agent could not reach what is behind it
+├── AgentRejected 502             the cluster does not accept the agent's own credentials
 ├── UpstreamAnswerUnusable 502    what came back is no answer that can be passed on
 ├── AgentNotConnected 503         known, but no tunnel
 ├── TunnelSaturated 503           the agent takes no further streams now
@@ -185,6 +186,21 @@ class UpstreamUnreachable(ProxyError):
         super().__init__(
             f"agent {agent_id}: no answer from the cluster's API server{said}; the agent's log has the cause",
             hop="upstream",
+            agent_id=agent_id,
+        )
+
+
+class AgentRejected(ProxyError):
+    """The cluster's API server does not accept the agent's own credentials."""
+
+    status = 502
+    reason = "BadGateway"
+
+    def __init__(self, agent_id: str) -> None:
+        super().__init__(
+            f"agent {agent_id}: the cluster's API server does not accept the agent's own credentials (401); check the "
+            "service account or kubeconfig with which agentk runs. Your credentials for kas are fine",
+            hop="agent",
             agent_id=agent_id,
         )
 

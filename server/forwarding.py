@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import trio
 
-from server.addressing import Address
+from server.addressing import KUBERNETES, Address
 from server.errors import (
     AgentNotConnected,
+    AgentRejected,
     ProxyError,
     TunnelLost,
     TunnelSaturated,
@@ -108,10 +109,13 @@ class Forwarding:
         return filtered
 
     async def inspect(self, head: ResponseHead, body: BodyReader) -> None:
-        """Raise `ProxyError` where the agent itself answered, with what it says."""
+        """Raise `ProxyError` where the agent itself answered, or the cluster does not know the agent."""
         word = field_value(head.fields, AGENT_REPORT_FIELD)
         if word is not None:
             raise error_for(await _read_report(word, head.status, body), self._address.agent_id)
+        if head.status == 401 and self._address.origin == KUBERNETES and not self._info.is_proxied:
+            # The only credentials in such a request are the agent's: a 401 would have the caller renew its own.
+            raise AgentRejected(self._address.agent_id)
 
     def boundary_for(self, head: ResponseHead) -> Boundary | None:
         """The framer of a watch."""
@@ -128,9 +132,9 @@ class Forwarder:
         self._wait_for_agent = times.wait_for_agent
         self._deadlines = Deadlines(times.head)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Give up exchanges whose response head does not come in time, for as long as kas runs."""
-        await self._deadlines.run(task_status=task_status)
+        await self._deadlines.run()
 
     async def forward(self, downstream: Downstream, forwarding: Forwarding, *, queue: str) -> None:
         """Relay the exchange to its end; ``queue`` names whose turn it is at a limit of streams.
@@ -257,9 +261,8 @@ def downstream_head(head: ResponseHead, address: Address, request_id: str) -> Re
 
 def _rewritten_location(value: bytes, address: Address) -> bytes:
     """A path comes back here under our prefix; another host would get the caller's credentials (CVE-2022-3172)."""
-    if value.startswith(b"/") and not value.startswith((b"//", b"/\\")):
-        return address.prefix + value
-    before_path = value.partition(b"/")[0].partition(b"?")[0]
-    if b":" in before_path or value.startswith((b"//", b"/\\")):
+    # As browsers read it, which take "\\" for "/" and drop tabs.
+    seen = value.replace(b"\t", b"").replace(b"\\", b"/")
+    if seen.startswith(b"//") or b":" in seen.partition(b"/")[0].partition(b"?")[0]:
         raise UpstreamAnswerUnusable(address.agent_id, "the upstream redirects to another host, which is not followed")
-    return value
+    return address.prefix + value if value.startswith(b"/") else value

@@ -63,6 +63,11 @@ class RequestInfo:
     """A read-only role may do this."""
 
     @property
+    def is_proxied(self) -> bool:
+        """Whether a service, pod or node behind the API server answers, and not the API server itself."""
+        return self.subresource == "proxy" or self.verb == "proxy"
+
+    @property
     def verb_class(self) -> str:
         """One of watch, connect, read, write: for limits, logs and metrics."""
         if self.is_upgrade or self.subresource in _CONNECT_SUBRESOURCES or self.verb == "proxy":

@@ -7,7 +7,6 @@ left synchronously; one that is never left is called once and forgotten.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import trio
@@ -63,12 +62,10 @@ class Deadlines:
         """End the waits whose time is over, for ever."""
         task_status.started()
         while True:
+            await trio.lowlevel.checkpoint()
             first = next(iter(self._waits), None)
             if first is None:
                 await self._first.wait()
-                await trio.lowlevel.checkpoint()
-            elif first.until == math.inf:
-                await trio.sleep_forever()
             elif trio.current_time() < first.until:
                 await trio.sleep_until(first.until)
             else:

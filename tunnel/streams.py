@@ -338,7 +338,7 @@ class ServedStream(Http2Stream):
 class UpgradedStream(trio.abc.HalfCloseableStream):
     """The byte stream of an accepted upgrade. ``aclose`` and ``send_eof`` are END_STREAM; `reset` is RST_STREAM."""
 
-    __slots__ = ("_closed", "_leftover", "_receiving", "sending", "_stream")
+    __slots__ = ("_closed", "_leftover", "_receiving", "_stream", "sending")
 
     def __init__(self, stream: Http2Stream) -> None:
         self._stream = stream

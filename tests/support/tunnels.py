@@ -13,7 +13,7 @@ from tunnel.connection import Connection
 from tunnel.errors import ConnectionEnded
 from tunnel.h2.config import TUNNEL_REQUESTER, TUNNEL_RESPONDER, EngineConfig
 from tunnel.h2.engine import Role
-from tunnel.liveness import ConnectionTimes
+from tunnel.liveness import DEFAULT_TIMES, ConnectionTimes
 from tunnel.messages import RequestHead
 from tunnel.streams import ServedStream
 from tunnel.transports.base import Transport
@@ -47,8 +47,8 @@ async def open_tunnel(
     *,
     requester_config: EngineConfig = TUNNEL_REQUESTER,
     responder_config: EngineConfig = TUNNEL_RESPONDER,
-    requester_times: ConnectionTimes = ConnectionTimes(),
-    responder_times: ConnectionTimes = ConnectionTimes(),
+    requester_times: ConnectionTimes = DEFAULT_TIMES,
+    responder_times: ConnectionTimes = DEFAULT_TIMES,
     on_going_away: Callable[[str], None] | None = None,
 ) -> AsyncIterator[TunnelPair]:
     """Both ends run until the block ends; how each one ended is kept."""
