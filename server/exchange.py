@@ -106,7 +106,7 @@ class Pipeline:
         exchange.caller = caller
         exchange.address = address = self._addressing.address_of(exchange.request, credentials)
         classify = request_info if address.origin == KUBERNETES else opaque_request_info
-        exchange.info = info = classify(exchange.request, address.target)
+        exchange.info = classify(exchange.request, address.target)
         self._leases.take(caller.credential_id, address.agent_id)
         try:
             await self._run_admitted(exchange, downstream, caller, credentials.fields)

@@ -143,6 +143,7 @@ ALL_ERRORS: list[ProxyError] = [
     errors.InternalFailure("edge-1"),
     TunnelLost("edge-1"),
     UpstreamUnreachable("edge-1", "connection refused"),
+    errors.AgentRejected("edge-1"),
     UpstreamAnswerUnusable("edge-1", "the answer was 200 to an upgrade"),
     AgentNotConnected("edge-1", waited_seconds=5.0),
     errors.TunnelSaturated("edge-1"),
