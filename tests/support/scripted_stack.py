@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import gc
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,9 +197,15 @@ class Stack:
     line: Line | None
     agent_config: agent.config.AgentConfig
     _nursery: trio.Nursery
+    _cluster_scope: trio.CancelScope
     _agent_scope: trio.CancelScope | None = None
     _agent_gone: trio.Event | None = None
     agent: Agent = dataclasses.field(init=False)
+
+    async def stop_cluster(self) -> None:
+        """The kube-apiserver is no more: its connections are closed, and its port refuses."""
+        self._cluster_scope.cancel()
+        await until(lambda: self.cluster.open_connections == 0)
 
     # --- agentk ------------------------------------------------------------------------------------
 
@@ -305,6 +311,13 @@ class Stack:
         return self.kas.budget.used_bytes, self.agent._budget.used_bytes
 
 
+async def _run_within(
+    scope: trio.CancelScope, run: Callable[..., Awaitable[None]], *, task_status: trio.TaskStatus[None]
+) -> None:
+    with scope:
+        await run(task_status=task_status)
+
+
 async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """Return once it is true. For what nobody announces; everything else is waited for."""
     with trio.fail_after(seconds):
@@ -377,7 +390,8 @@ async def open_stack(
     access = Access(folder / "access.yaml")
     observed = ObservedKas(_kas_config(folder, access.path, **(kas or {})))
     async with trio.open_nursery() as nursery:
-        await nursery.start(cluster.run)
+        cluster_scope = trio.CancelScope()
+        await nursery.start(_run_within, cluster_scope, cluster.run)
         kubeconfig = folder / "kubeconfig"
         _write_kubeconfig(kubeconfig, cluster, tls=cluster_tls)
         addresses: KasAddresses = await nursery.start(observed.run)
@@ -398,7 +412,7 @@ async def open_stack(
                 **{"reconnect": Seconds(0.3), **{k: Seconds(v) for k, v in (agent_timeouts or {}).items()}}
             ),
         )
-        stack = Stack(folder, cluster, access, observed, addresses, line, config, nursery)
+        stack = Stack(folder, cluster, access, observed, addresses, line, config, nursery, cluster_scope)
         if with_agent:
             await stack.start_agent()
         yield stack
