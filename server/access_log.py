@@ -20,6 +20,7 @@ access_logger = logging.getLogger("kas.access")
 
 _TARGET_BYTES = 1024
 _REDACTED = b"[redacted]"
+_OWN_TOKEN = re.compile(rb"ml[ua]_[0-9A-Za-z]+")
 _SECRET_NAME = re.compile(rb"token|secret|passw|auth|credential|signature|\bsig\b|key\b|jwt", re.IGNORECASE)
 
 
@@ -185,7 +186,10 @@ class AccessLog:
 
 
 def loggable_target(target: bytes) -> str:
-    """The target for a log line: without the values of query parameters that may be secrets, and not too long."""
+    """The target for a log line: not too long, without the values of query parameters that may be secrets, and without
+    a token of ours wherever somebody has put it."""
+    if b"mlu_" in target or b"mla_" in target:
+        target = _OWN_TOKEN.sub(_REDACTED, target)
     path, question_mark, query = target.partition(b"?")
     if query and (b"%" in query or _SECRET_NAME.search(query)):
         target = path + question_mark + b"&".join(_without_secret(pair) for pair in query.split(b"&"))
