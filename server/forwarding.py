@@ -261,7 +261,7 @@ def downstream_head(head: ResponseHead, address: Address, request_id: str) -> Re
 
 def _rewritten_location(value: bytes, address: Address) -> bytes:
     """A path comes back here under our prefix; another host would get the caller's credentials (CVE-2022-3172)."""
-    # As browsers read it, which take "\\" for "/" and drop tabs.
+    # As browsers read it, which take a backslash for "/" and drop tabs.
     seen = value.replace(b"\t", b"").replace(b"\\", b"/")
     if seen.startswith(b"//") or b":" in seen.partition(b"/")[0].partition(b"?")[0]:
         raise UpstreamAnswerUnusable(address.agent_id, "the upstream redirects to another host, which is not followed")
