@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from e2e.controlplane.build import Assets, BuildError, assets as built_assets
+from e2e.controlplane.build import Assets, BuildError
+from e2e.controlplane.build import assets as built_assets
 from e2e.testbed.bed import Bed, Route
 from e2e.testbed.cluster import ControlPlane, external
 from e2e.testbed.kubectl import Kubectl
@@ -23,6 +24,7 @@ DEBIAN_PROGRAMS = {"nginx": "nginx-light", "curl": "curl", "nghttp": "nghttp2-cl
 ROUTES = ["tcp", "websocket", "nginx"]
 
 _assets = pytest.StashKey[Assets]()
+_directory = pytest.StashKey[Path]()
 _log_sizes = pytest.StashKey[dict[Path, int]]()
 
 
@@ -60,7 +62,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         return
     capture = session.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        missing = [f"{name} (Debian: {package})" for name, package in DEBIAN_PROGRAMS.items() if shutil.which(name) is None]
+        missing = [
+            f"{name} (Debian: {package})" for name, package in DEBIAN_PROGRAMS.items() if shutil.which(name) is None
+        ]
         if missing:
             pytest.exit(f"e2e: not installed: {', '.join(missing)}; run `apt-get install …` or .ci/run", returncode=1)
         try:
@@ -79,6 +83,7 @@ def assets(pytestconfig: pytest.Config) -> Assets:
 def bed(pytestconfig: pytest.Config, assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bed]:
     """The cluster, with kas and the session's agents in front of it."""
     directory = tmp_path_factory.mktemp("e2e")
+    pytestconfig.stash[_directory] = directory
     control_plane = None
     if assets.kubeconfig is None:
         control_plane = ControlPlane(assets, directory / "control-plane")
@@ -157,27 +162,28 @@ def pod(bed: Bed, direct: Kubectl) -> Iterator[tuple[str, str]]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Note where each log ends before the test."""
     item.stash[_log_sizes] = {log: log.stat().st_size for log in _logs(item)}
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Add to a failure what the processes logged meanwhile."""
-    report: pytest.TestReport = yield
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failure what the processes logged meanwhile: most of what is ours, less of what is not."""
+    report = yield
     if report.failed:
         before = item.stash.get(_log_sizes, {})
         for log in _logs(item):
             with log.open("rb") as stream:
                 stream.seek(before.get(log, 0))
-                said = stream.read().decode(errors="replace")
+                said = stream.read().decode(errors="replace").splitlines()
             if said:
-                lines = 60 if log.parent.parent == item.funcargs["bed"].directory else 10  # kas, agentk and nginx, or the rest
-                report.sections.append((f"{log.name} meanwhile ({log})", "\n".join(said.splitlines()[-lines:])))
-    return report  # type: ignore[return-value]
+                shown = said[-60:] if log.name.startswith(("kas", "agentk")) else said[-10:]
+                report.sections.append((f"{log.name} meanwhile ({log})", "\n".join(shown)))
+    return report
 
 
 def _logs(item: pytest.Item) -> list[Path]:
-    bed = getattr(item, "funcargs", {}).get("bed")
-    return sorted(bed.directory.rglob("logs/*.log")) if isinstance(bed, Bed) else []
+    directory = item.config.stash.get(_directory, None)
+    return sorted(directory.rglob("logs/*.log")) if directory is not None else []

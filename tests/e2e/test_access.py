@@ -6,13 +6,13 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 from e2e.testbed.bed import Bed
 from e2e.testbed.kubectl import Kubectl, Result, assert_same
-from e2e.testbed.names import READER
+from e2e.testbed.names import ADMIN, READER
 from e2e.testbed.processes import until
 from e2e.testbed.tunnel import Tunnel
 
@@ -28,13 +28,13 @@ class Users:
         self._bed = bed
         self._tunnel = tunnel
 
-    def add(self, *, agent: str = "tcp", **grant: Any) -> tuple[str, Kubectl]:
+    def add(self, grant: Mapping[str, Any] | None = None, *, agent: str = "tcp") -> tuple[str, Kubectl]:
         """A user with one grant; returns the name and kubectl as that user.
 
         kubectl knows the API already: while it asks for that first, it prints no text of an error in JSON.
         """
         name = f"user-{secrets.token_hex(3)}"
-        token = self._tunnel.add_user(name, {"agent": agent, **grant})
+        token = self._tunnel.add_user(name, {"agent": agent, **(grant or {})})
         return name, self.kubectl(agent, token=token, name=name)
 
     def kubectl(self, agent: str, *, token: str, name: str) -> Kubectl:
@@ -90,23 +90,24 @@ def test_the_clusters_rbac_judges_the_impersonated_user(users: Users, bed: Bed, 
 
 def test_groups_uid_and_extra_reach_the_cluster(users: Users, bed: Bed, namespace: str) -> None:
     extra = {"example.com/team": ["red", "blue"], "scopes": ["ünïcödé %2F"]}
-    _, kubectl = users.add(**{"as": {"user": "jane doe", "uid": "u/42", "groups": ["dev ops", "e2e:viewers"], "extra": extra}})
-    _bind(bed, namespace, kind="Group", name="e2e:viewers")
+    identity = {"user": "jane doe", "uid": "u/42", "groups": ["dev ops", "e2e:readers"], "extra": extra}
+    _, kubectl = users.add({"as": identity})
+    _bind(bed, namespace, kind="Group", name="e2e:readers")
     who = kubectl("auth", "whoami", "-o", "json").json()["status"]["userInfo"]
     assert (who["username"], who["uid"], who["extra"]) == ("jane doe", "u/42", extra)
-    assert who["groups"] == ["dev ops", "e2e:viewers", "system:authenticated"]
+    assert who["groups"] == ["dev ops", "e2e:readers", "system:authenticated"]
     assert kubectl("auth", "can-i", "list", "pods", "-n", namespace).text == "yes\n"
 
 
 @pytest.mark.own_cluster
 def test_mode_agent_acts_as_the_agent_itself(users: Users) -> None:
-    _, kubectl = users.add(mode="agent")
+    _, kubectl = users.add({"mode": "agent"})
     assert kubectl("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}").text == "e2e-agent"
 
 
 def test_an_agent_refuses_a_mode_that_its_own_configuration_does_not_allow(users: Users, tunnel: Tunnel) -> None:
     with tunnel.extra_agent("strict", access={"modes": ["impersonate"]}) as agent:
-        _, kubectl = users.add(agent=agent, mode="agent")
+        _, kubectl = users.add({"mode": "agent"}, agent=agent)
         result = kubectl.attempt("get", "nodes")
         assert result.returncode == 1
         assert "access mode 'agent'" in result.errors
@@ -133,12 +134,15 @@ def test_a_callers_own_impersonation_is_refused_and_never_dropped(users: Users, 
     ):
         for version in ("--http1.1", "--http2"):
             assert endpoint.curl("/k8s/version", version, "-H", field).status == 403, field
-        assert endpoint.curl("/k8s/version", "-H", field, "-H", f"Connection: {field.split(':')[0]}").status in {400, 403}
+        assert endpoint.curl("/k8s/version", "-H", field, "-H", f"Connection: {field.split(':')[0]}").status in {
+            400,
+            403,
+        }
     assert name
 
 
 def test_what_an_entry_lists_may_be_impersonated(users: Users, bed: Bed, namespace: str) -> None:
-    _, kubectl = users.add(may_impersonate={"users": ["ci-*"], "groups": ["auditors"]})
+    _, kubectl = users.add({"may_impersonate": {"users": ["ci-*"], "groups": ["auditors"]}})
     _bind(bed, namespace, kind="User", name="ci-bot")
     allowed = (
         ("auth", "whoami", "--as=ci-bot"),
@@ -155,7 +159,7 @@ def test_what_an_entry_lists_may_be_impersonated(users: Users, bed: Bed, namespa
 
 
 def test_via_cluster_asks_the_clusters_rbac(users: Users, bed: Bed) -> None:
-    name, kubectl = users.add(via_cluster=True)
+    name, kubectl = users.add({"via_cluster": True})
     role = f"impersonate-{secrets.token_hex(3)}"
     api = "rbac.authorization.k8s.io"
     try:
@@ -164,7 +168,9 @@ def test_via_cluster_asks_the_clusters_rbac(users: Users, bed: Bed) -> None:
                 "apiVersion": f"{api}/v1",
                 "kind": "ClusterRole",
                 "metadata": {"name": role},
-                "rules": [{"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"], "resourceNames": ["bob"]}],
+                "rules": [
+                    {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"], "resourceNames": ["bob"]}
+                ],
             },
             {
                 "apiVersion": f"{api}/v1",
@@ -174,7 +180,9 @@ def test_via_cluster_asks_the_clusters_rbac(users: Users, bed: Bed) -> None:
                 "subjects": [{"apiGroup": api, "kind": "User", "name": name}],
             },
         )
-        until(lambda: kubectl.attempt("auth", "whoami", "--as=bob").returncode == 0, seconds=5, what="--as=bob is allowed")
+        until(
+            lambda: kubectl.attempt("auth", "whoami", "--as=bob").returncode == 0, seconds=5, what="--as=bob is allowed"
+        )
         command = ("auth", "whoami", "--as=bob")
         assert_same(bed.direct.attempt(*command), kubectl.attempt(*command))
         assert kubectl.attempt("get", "nodes", "--as=carol").returncode == 1
@@ -189,7 +197,7 @@ def test_via_cluster_asks_the_clusters_rbac(users: Users, bed: Bed) -> None:
 @pytest.fixture
 def viewer(users: Users) -> Kubectl:
     """A user whose grant is read-only, and whom the cluster itself would let do anything."""
-    _, kubectl = users.add(role="read-only", **{"as": {"user": "e2e:admin"}})
+    _, kubectl = users.add({"role": "read-only", "as": {"user": ADMIN}})
     return kubectl
 
 
@@ -285,7 +293,15 @@ def test_wrong_tokens_are_told_apart_from_refusals(users: Users, tunnel: Tunnel)
 def test_every_method_and_origin_passes_with_a_bearer_token(tunnel: Tunnel, direct: Kubectl) -> None:
     endpoint = tunnel.endpoint("tcp")
     for version in ("--http1.1", "--http2"):
-        options = (version, "-X", "OPTIONS", "-H", "Origin: https://evil.example", "-H", "Access-Control-Request-Method: PUT")
+        options = (
+            version,
+            "-X",
+            "OPTIONS",
+            "-H",
+            "Origin: https://evil.example",
+            "-H",
+            "Access-Control-Request-Method: PUT",
+        )
         answer = endpoint.curl("/k8s/api/v1/namespaces", *options)
         assert answer.status == 405  # the API server's own answer
         assert endpoint.curl("/k8s/version", version, "-H", "Origin: https://evil.example").status == 200
@@ -304,7 +320,7 @@ def test_the_agent_says_who_it_is(tunnel: Tunnel) -> None:
 def test_revoking_a_token_ends_what_runs_under_it_within_two_seconds(
     users: Users, tunnel: Tunnel, pod: tuple[str, str]
 ) -> None:
-    name, kubectl = users.add(**{"as": {"user": "e2e:admin"}})
+    name, kubectl = users.add({"as": {"user": ADMIN}})
     watch = kubectl.running("get", "configmaps", "-A", "-w", "-o", "name")
     session = kubectl.running("exec", "-n", pod[0], pod[1], "--", "sh", "-c", "echo ready; sleep 60")
     follower = kubectl.running("logs", "-f", "-n", pod[0], pod[1])
@@ -323,7 +339,7 @@ def test_revoking_a_token_ends_what_runs_under_it_within_two_seconds(
 
 
 def test_revoking_one_token_leaves_the_users_other_token_alone(users: Users, tunnel: Tunnel) -> None:
-    name, kubectl = users.add(**{"as": {"user": "e2e:admin"}})
+    name, kubectl = users.add({"as": {"user": ADMIN}})
     tunnel.new_token("--name=second", user=name)
     with kubectl.running("get", "configmaps", "-A", "-w", "-o", "name") as watching:
         watching.wait_for("configmap/")
@@ -333,10 +349,12 @@ def test_revoking_one_token_leaves_the_users_other_token_alone(users: Users, tun
 
 
 def test_taking_rights_away_ends_what_runs_under_them(users: Users, tunnel: Tunnel, pod: tuple[str, str]) -> None:
-    name, kubectl = users.add(**{"as": {"user": "e2e:admin"}})
+    name, kubectl = users.add({"as": {"user": ADMIN}})
     with kubectl.running("exec", "-n", pod[0], pod[1], "--", "sh", "-c", "echo ready; sleep 60") as executing:
         executing.wait_for("ready")
-        tunnel.change_access({"agents": [{"agent": "tcp", "as": {"user": "e2e:admin"}, "role": "read-only"}]}, user=name)
+        tunnel.change_access(
+            {"agents": [{"agent": "tcp", "as": {"user": "e2e:admin"}, "role": "read-only"}]}, user=name
+        )
         changed = time.monotonic()
         executing.wait(seconds=10)
         assert time.monotonic() - changed < 2.5

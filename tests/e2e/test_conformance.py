@@ -38,5 +38,7 @@ def test_h2load_meets_no_error(tunnel: Tunnel) -> None:
     url = f"https://127.0.0.1:{tunnel.proxy_port}/agents/tcp/k8s/api/v1/namespaces/default"
     command = ["h2load", "-n", "1000", "-c", "4", "-m", "50", "-H", f"authorization: Bearer {tunnel.admin_token}", url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert "1000 total, 1000 started, 1000 done, 1000 succeeded, 0 failed, 0 errored, 0 timeout" in done.stdout, done.stdout
+    assert "1000 total, 1000 started, 1000 done, 1000 succeeded, 0 failed, 0 errored, 0 timeout" in done.stdout, (
+        done.stdout
+    )
     assert "status codes: 1000 2xx, 0 3xx, 0 4xx, 0 5xx" in done.stdout

@@ -79,7 +79,9 @@ def test_a_kube_apiserver_that_is_down_is_a_502_that_names_agent_and_upstream(
     bed: Bed, tunnel: Tunnel, kubectl_for: Callable[[str], Kubectl], pod: tuple[str, str]
 ) -> None:
     dead = f"127.0.0.1:{free_port()}"
-    served = kubeconfig(bed.directory / "dead.kubeconfig", server=f"https://{dead}", ca_pem=bed.cluster.ca_pem, token="x")
+    served = kubeconfig(
+        bed.directory / "dead.kubeconfig", server=f"https://{dead}", ca_pem=bed.cluster.ca_pem, token="x"
+    )
     with tunnel.extra_agent("headless", kubernetes={"kubeconfig": str(served)}) as agent:
         kubectl = kubectl_for(agent)
         for path in ("/api/v1/nodes", f"/api/v1/namespaces/{pod[0]}/pods/{pod[1]}/exec?command=true&stdout=1"):
@@ -101,7 +103,9 @@ def test_a_healthy_agent_is_ready_and_small(tunnel: Tunnel) -> None:
     with tunnel.extra_agent("idle", log={"level": "info", "format": "json"}) as agent:
         port = tunnel.agents[agent].health_port
         until(
-            lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, seconds=10, what="the agent is ready"
+            lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200,
+            seconds=10,
+            what="the agent is ready",
         )
         assert urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=5).status == 200
         process = tunnel.agents[agent].process
@@ -218,9 +222,7 @@ def test_an_agent_dials_through_an_http_proxy(tunnel: Tunnel, bed: Bed, scheme: 
             process.wait_for_line("407", seconds=15)
             assert process.returncode is None
             tunnel.stop_agent(name)
-            tunnel.start_agent(
-                name, environ=environ | {"HTTPS_PROXY": f"http://mole:s3cret-proxy@127.0.0.1:{port}"}
-            )
+            tunnel.start_agent(name, environ=environ | {"HTTPS_PROXY": f"http://mole:s3cret-proxy@127.0.0.1:{port}"})
             kubectl = bed.direct.with_kubeconfig(tunnel.kubeconfig_for(name))
             assert kubectl("get", "nodes").returncode == 0
             assert proxy.asked == [f"kas.{DOMAIN}:{tunnel.agents_port}"]
@@ -239,10 +241,14 @@ def test_an_agent_behind_nginx_may_use_the_plain_upgrade(tunnel: Tunnel, kubectl
 # -- ends in order
 
 
-def test_a_drained_agent_finishes_what_runs(tunnel: Tunnel, kubectl_for: Callable[[str], Kubectl], pod: tuple[str, str]) -> None:
+def test_a_drained_agent_finishes_what_runs(
+    tunnel: Tunnel, kubectl_for: Callable[[str], Kubectl], pod: tuple[str, str]
+) -> None:
     with tunnel.extra_agent("draining", timeouts={"drain": "20s", "reconnect": "2s"}) as agent:
         kubectl = kubectl_for(agent)
-        with kubectl.running("exec", "-n", pod[0], pod[1], "--", "sh", "-c", "echo ready; sleep 3; echo done") as session:
+        with kubectl.running(
+            "exec", "-n", pod[0], pod[1], "--", "sh", "-c", "echo ready; sleep 3; echo done"
+        ) as session:
             session.wait_for("ready")
             process = tunnel.agents[agent].process
             assert process is not None
@@ -254,7 +260,9 @@ def test_a_drained_agent_finishes_what_runs(tunnel: Tunnel, kubectl_for: Callabl
             assert process.wait(seconds=5) == 0
 
 
-def test_a_second_process_of_a_replica_takes_over_at_once(tunnel: Tunnel, kubectl_for: Callable[[str], Kubectl]) -> None:
+def test_a_second_process_of_a_replica_takes_over_at_once(
+    tunnel: Tunnel, kubectl_for: Callable[[str], Kubectl]
+) -> None:
     with tunnel.extra_agent("twin") as agent:
         first = tunnel.agents[agent].process
         assert first is not None

@@ -112,9 +112,7 @@ def _named(fields: tuple[tuple[str, str], ...], ignored: set[str]) -> list[tuple
 
 
 @pytest.mark.parametrize("version", ["--http1.1", "--http2"])
-def test_discovery_is_not_sent_again_to_those_who_have_it(
-    straight: Endpoint, proxied: Endpoint, version: str
-) -> None:
+def test_discovery_is_not_sent_again_to_those_who_have_it(straight: Endpoint, proxied: Endpoint, version: str) -> None:
     aggregated = "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
     for target in ("/api", "/apis"):
         first = proxied.curl(target, version, "-H", aggregated)
@@ -226,7 +224,12 @@ def crowd(bed: Bed) -> str:
     name = "e2e-crowd"
     bed.direct("create", "namespace", name)
     items = [
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"member-{n:04}"}, "data": {"n": str(n), "x": "y" * 200}}
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": f"member-{n:04}"},
+            "data": {"n": str(n), "x": "y" * 200},
+        }
         for n in range(5000)
     ]
     processes = []
@@ -279,7 +282,9 @@ def test_kubectl_proxy_serves_behind_the_tunnel(through: Kubectl, straight: Endp
         port = proxy.wait_for(r"Starting to serve on 127.0.0.1:(\d+)")[1]
         for target in ("/version", "/api/v1/namespaces/default", "/apis"):
             url = f"http://127.0.0.1:{port}{target}"
-            got = subprocess.run(["curl", "--silent", "--fail", url], capture_output=True, timeout=20, check=True).stdout
+            got = subprocess.run(
+                ["curl", "--silent", "--fail", url], capture_output=True, timeout=20, check=True
+            ).stdout
             assert _stable(got) == _stable(straight.curl(target, "-H", "Accept: */*").body)
 
 

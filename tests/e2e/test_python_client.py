@@ -14,8 +14,11 @@ import trio
 from e2e.testbed.bed import Bed, Route
 from e2e.testbed.kubectl import Kubectl
 from kubernetes import client, config, watch
-from kubernetes.client.rest import ApiException
+from kubernetes.client.exceptions import ApiException
 from kubernetes.stream import portforward, stream
+
+load_kube_config: Any = config.load_kube_config
+Watch: Any = watch.Watch
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +33,7 @@ def _collected() -> Iterator[None]:
 @pytest.fixture
 def core(route: Route) -> Iterator[Any]:
     configuration = client.Configuration()
-    config.load_kube_config(str(route.kubectl.kubeconfig), client_configuration=configuration)
+    load_kube_config(str(route.kubectl.kubeconfig), client_configuration=configuration)
     with client.ApiClient(configuration) as api:
         yield client.CoreV1Api(api)
 
@@ -48,11 +51,10 @@ def test_the_client_reads_and_writes(core: Any, direct: Kubectl, namespace: str)
         core.read_namespaced_config_map("made", namespace)
 
 
-def test_a_watch_yields_each_event_when_it_happens_and_ends_cleanly(
-    core: Any, direct: Kubectl, namespace: str
-) -> None:
-    seen = []
-    events = watch.Watch().stream(core.list_namespaced_config_map, namespace, timeout_seconds=5)
+def test_a_watch_yields_each_event_when_it_happens_and_ends_cleanly(core: Any, direct: Kubectl, namespace: str) -> None:
+    seen: list[tuple[str, str]] = []
+    created = 0.0
+    events = Watch().stream(core.list_namespaced_config_map, namespace, timeout_seconds=5)
     began = time.monotonic()
     for event in events:
         seen.append((event["type"], event["object"].metadata.name))
@@ -122,6 +124,6 @@ async def test_port_forward_carries_bytes_both_ways(core: Any, pod: tuple[str, s
 
 def test_logs_are_read_and_followed(core: Any, bed: Bed, namespace: str) -> None:
     bed.run_pod(namespace, "counter", ["sh", "-c", "for i in 1 2 3; do echo $i; sleep 0.3; done; sleep 1"])
-    followed = watch.Watch().stream(core.read_namespaced_pod_log, "counter", namespace)
+    followed = Watch().stream(core.read_namespaced_pod_log, "counter", namespace)
     assert list(followed) == ["1", "2", "3"]
     assert core.read_namespaced_pod_log("counter", namespace, tail_lines=1) == "3\n"

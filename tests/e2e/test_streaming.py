@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import secrets
 import subprocess
 import time
@@ -33,12 +34,21 @@ def _exec(pod: tuple[str, str], *command: str, options: tuple[str, ...] = ()) ->
 def test_no_byte_of_a_long_output_is_lost(streaming: Kubectl, pod: tuple[str, str]) -> None:
     for _ in range(3):
         output = streaming(*_exec(pod, "seq", "1", "2000000")).stdout
-        assert hashlib.md5(output, usedforsecurity=False).digest() == hashlib.md5(SEQUENCE, usedforsecurity=False).digest()
+        assert (
+            hashlib.md5(output, usedforsecurity=False).digest() == hashlib.md5(SEQUENCE, usedforsecurity=False).digest()
+        )
 
 
 @pytest.mark.parametrize(
     "script",
-    ["exit 0", "exit 7", "echo out; echo error >&2; exit 1", "kill -9 $$", "seq 1 100000 >&2; exit 3", "pwd; env | wc -l"],
+    [
+        "exit 0",
+        "exit 7",
+        "echo out; echo error >&2; exit 1",
+        "kill -9 $$",
+        "seq 1 100000 >&2; exit 3",
+        "pwd; env | wc -l",
+    ],
 )
 def test_output_and_exit_codes_are_those_of_the_command(
     direct: Kubectl, streaming: Kubectl, pod: tuple[str, str], script: str
@@ -79,7 +89,9 @@ def test_a_dialogue_is_not_held_back(streaming: Kubectl, pod: tuple[str, str]) -
         assert running.wait(seconds=5) == 0
 
 
-def test_a_command_that_ends_while_standard_input_is_open_ends_kubectl(streaming: Kubectl, pod: tuple[str, str]) -> None:
+def test_a_command_that_ends_while_standard_input_is_open_ends_kubectl(
+    streaming: Kubectl, pod: tuple[str, str]
+) -> None:
     with streaming.running(*_exec(pod, "sh", "-c", "exit 5", options=("-i",)), stdin=subprocess.PIPE) as running:
         assert running.wait(seconds=10) == 5
         assert running.popen.stdin is not None
@@ -94,7 +106,9 @@ def test_the_command_learns_that_kubectl_was_killed(streaming: Kubectl, pod: tup
         running.popen.kill()
         killed = time.monotonic()
         until(
-            lambda: streaming.attempt(*_exec(pod, "cat", marker)).returncode == 0, seconds=10, what="the command's input ends"
+            lambda: streaming.attempt(*_exec(pod, "cat", marker)).returncode == 0,
+            seconds=10,
+            what="the command's input ends",
         )
         assert time.monotonic() - killed < 5
         assert running.popen.stdin is not None
@@ -183,7 +197,7 @@ def test_followed_logs_come_line_by_line_and_end_with_the_container(route: Route
         for number in range(1, 6):
             follower.wait_for(f"^{number}$", seconds=10)
             times.append(time.monotonic())
-        assert all(0.2 < later - earlier < 0.8 for earlier, later in zip(times, times[1:], strict=False))
+        assert all(0.2 < later - earlier < 0.8 for earlier, later in itertools.pairwise(times))
         assert follower.wait(seconds=10) == 0
 
 

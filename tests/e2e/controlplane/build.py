@@ -79,7 +79,9 @@ PROGRAM_SETS = {
                 "kubectl": "k8s.io/kubernetes/cmd/kubectl",
             },
         ),
-        ProgramSet(name="h2spec", module=HERE / "h2spec", packages={"h2spec": "github.com/summerwind/h2spec/cmd/h2spec"}),
+        ProgramSet(
+            name="h2spec", module=HERE / "h2spec", packages={"h2spec": "github.com/summerwind/h2spec/cmd/h2spec"}
+        ),
         ProgramSet(name="kubelet", module=HERE.parent / "kubelet", packages={"kubelet": "."}),
         ProgramSet(name="informer", module=HERE.parent / "informer", packages={"informer": "."}),
     )
@@ -131,7 +133,7 @@ def go_version() -> str:
 def key_of(programs: ProgramSet, toolchain: str) -> str:
     """A hash over what decides the build: sources and pins of the module, the toolchain, the flags, the machine."""
     digest = hashlib.sha256()
-    for path in sorted(programs.module.glob("*.go")) + [programs.module / "go.mod", programs.module / "go.sum"]:
+    for path in [*sorted(programs.module.glob("*.go")), programs.module / "go.mod", programs.module / "go.sum"]:
         digest.update(f"{path.name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     digest.update("\0".join([toolchain, programs.ldflags(), *programs.packages.values(), os.uname().machine]).encode())
     return digest.hexdigest()[:16]
@@ -195,7 +197,10 @@ def assets(environ: Mapping[str, str]) -> Assets:
     kubelet = build(PROGRAM_SETS["kubelet"], cache=cache)["kubelet"]
     if directory := environ.get("KUBEBUILDER_ASSETS"):
         say(f"control plane: the programs in KUBEBUILDER_ASSETS={directory}")
-        found = {name: _existing(Path(directory) / name, "KUBEBUILDER_ASSETS") for name in ("etcd", "kube-apiserver", "kubectl")}
+        found = {
+            name: _existing(Path(directory) / name, "KUBEBUILDER_ASSETS")
+            for name in ("etcd", "kube-apiserver", "kubectl")
+        }
         manager = Path(directory) / "kube-controller-manager"
         programs = found | ({manager.name: manager} if manager.exists() else {})
     else:
@@ -229,7 +234,9 @@ def say(line: str) -> None:
 
 def main(arguments: Iterable[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("name", nargs="*", choices=[[], *PROGRAM_SETS], help="program sets; default: what the tests need")
+    parser.add_argument(
+        "name", nargs="*", choices=[[], *PROGRAM_SETS], help="program sets; default: what the tests need"
+    )
     names = parser.parse_args(None if arguments is None else list(arguments)).name
     try:
         if not names:

@@ -56,7 +56,9 @@ class Pki:
     def ca_file(self) -> Path:
         return self.directory / "ca.crt"
 
-    def issue(self, name: str, *identities: str, common_name: str | None = None, organization: str | None = None) -> None:
+    def issue(
+        self, name: str, *identities: str, common_name: str | None = None, organization: str | None = None
+    ) -> None:
         """Write ``name``.crt and ``name``.key for these host names, addresses, or (client) identities."""
         leaf = self.ca.issue_cert(*identities, common_name=common_name, organization_name=organization)
         leaf.cert_chain_pems[0].write_to_path(str(self.directory / f"{name}.crt"))
@@ -67,7 +69,9 @@ class Pki:
         return ssl.create_default_context(cafile=str(self.ca_file))
 
 
-def kubeconfig(path: Path, *, server: str, ca_pem: bytes | None, token: str | None = None, tls_name: str | None = None) -> Path:
+def kubeconfig(
+    path: Path, *, server: str, ca_pem: bytes | None, token: str | None = None, tls_name: str | None = None
+) -> Path:
     """Write a kubeconfig with one context and return its path."""
     cluster: dict[str, object] = {"server": server}
     if ca_pem is not None:
@@ -182,7 +186,7 @@ class ControlPlane:
         """Start kube-apiserver (again, after ``stop_apiserver``) on its port, and wait until it is ready."""
         assert self._assets.kube_apiserver is not None
         pki = self.pki.directory
-        command = [
+        command: list[str | Path] = [
             self._assets.kube_apiserver,
             f"--etcd-servers={self._etcd_url}",
             "--bind-address=127.0.0.1",

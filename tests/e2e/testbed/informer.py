@@ -54,7 +54,9 @@ class Informer:
                     resource: sorted(set(wanted[resource].items()) ^ set(report["store"][resource].items()))[:10]
                     for resource in RESOURCES
                 }
-                raise AssertionError(f"the informer's stores differ from a direct list: {differences}{self.process.tail()}")
+                raise AssertionError(
+                    f"the informer's stores differ from a direct list: {differences}{self.process.tail()}"
+                )
             time.sleep(0.5)
 
 

@@ -83,7 +83,9 @@ class Kubectl:
             )
         except subprocess.TimeoutExpired as error:
             said = (error.stdout or b"") + (error.stderr or b"")
-            raise BedError(f"not within {seconds:g} s: kubectl {' '.join(arguments)}\n{said.decode()[-2000:]}") from None
+            raise BedError(
+                f"not within {seconds:g} s: kubectl {' '.join(arguments)}\n{said.decode()[-2000:]}"
+            ) from None
         return Result(command=arguments, returncode=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
     def __call__(self, *arguments: str, stdin: bytes | None = None, seconds: float = 60) -> Result:
@@ -159,16 +161,14 @@ class Running:
     def wait(self, *, seconds: float) -> int:
         """The exit status; what is printed meanwhile is read, so that it never waits for us."""
 
-        def look() -> tuple[int] | None:
+        def has_ended() -> bool:
             self._drain("stdout")
             self._drain("stderr")
-            status = self.popen.poll()
-            return None if status is None else (status,)
+            return self.popen.poll() is not None
 
-        (status,) = until(look, seconds=seconds, what=f"the end of kubectl {' '.join(self._command)}", interval=0.01)
-        self._drain("stdout")
-        self._drain("stderr")
-        return status
+        until(has_ended, seconds=seconds, what=f"the end of kubectl {' '.join(self._command)}", interval=0.01)
+        has_ended()
+        return self.popen.wait()
 
 
 def assert_same(direct: Result, through: Result, *masks: tuple[str, str]) -> None:

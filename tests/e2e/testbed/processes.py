@@ -29,7 +29,7 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def until(condition: Callable[[], _T], *, seconds: float, what: str, interval: float = 0.05) -> _T:
+def until(condition: Callable[[], _T | None], *, seconds: float, what: str, interval: float = 0.05) -> _T:
     """Call ``condition`` until it answers something true, and return that; raise BedError after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
@@ -64,7 +64,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=dict(environ) if environ is not None else None,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl, and the child of a threaded parent is fine with it
+                preexec_fn=_die_with_parent,
             )
 
     @property
@@ -89,7 +89,9 @@ class Process:
             ended = self.returncode is not None
             match = re.search(pattern, self.output(), re.MULTILINE)
             if match is None and ended:
-                raise BedError(f"{self.name} ended with status {self.returncode} before it said {pattern!r}{self.tail()}")
+                raise BedError(
+                    f"{self.name} ended with status {self.returncode} before it said {pattern!r}{self.tail()}"
+                )
             return match
 
         try:
@@ -135,4 +137,4 @@ def rss_bytes(pid: int) -> int:
 
 def open_descriptors(pid: int) -> int:
     """How many file descriptors a process has open."""
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())

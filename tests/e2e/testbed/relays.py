@@ -98,7 +98,7 @@ class Gate:
             below = socket.create_connection(("127.0.0.1", self._upstream_port), timeout=10)
             below.settimeout(None)
             with self._upstream.wrap_socket(below, server_hostname="127.0.0.1") as server:
-                upward = threading.Thread(target=_pump, args=(client, server), daemon=True)  # noqa: TID251
+                upward = threading.Thread(target=_pump, args=(client, server), daemon=True)
                 server.sendall(head)
                 if b"\r\nupgrade:" in head.lower():
                     self.upgrades += 1
@@ -143,6 +143,6 @@ class ConnectProxy:
         with socket.create_connection(("127.0.0.1", int(target.rsplit(b":", 1)[1])), timeout=10) as server:
             server.settimeout(None)
             client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            upward = threading.Thread(target=_pump, args=(client, server), daemon=True)  # noqa: TID251
+            upward = threading.Thread(target=_pump, args=(client, server), daemon=True)
             upward.start()
             _pump(server, client)

@@ -79,9 +79,7 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(
-    command: Sequence[str], environ: Mapping[str, str], *, rows: int, columns: int
-) -> Iterator[Terminal]:
+def on_terminal(command: Sequence[str], environ: Mapping[str, str], *, rows: int, columns: int) -> Iterator[Terminal]:
     """Run a program on a terminal of this size; it is killed at the end of the block if it still runs."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

@@ -69,7 +69,8 @@ class Tunnel:
             "may_impersonate": {"users": ["*"], "groups": ["*"], "uids": ["*"], "extras": {"scopes": ["*"]}},
         }
         self.access_file.write_text(
-            yaml.safe_dump({"agents": [], "users": [{"name": ADMIN, "tokens": [], "agents": [grant]}]}), encoding="utf-8"
+            yaml.safe_dump({"agents": [], "users": [{"name": ADMIN, "tokens": [], "agents": [grant]}]}),
+            encoding="utf-8",
         )
         self.admin_token = self.new_token(user=ADMIN)
         tokens = {name: self.new_token(agent=name) for name in ("tcp", "websocket", "nginx")}
@@ -197,9 +198,7 @@ class Tunnel:
 
     # -- agents
 
-    def add_agent(
-        self, name: str, *, address: str, token: str, **sections: Any
-    ) -> Agent:
+    def add_agent(self, name: str, *, address: str, token: str, **sections: Any) -> Agent:
         """Write the configuration of an agent; ``sections`` replaces or adds sections of it."""
         directory = self.directory / name
         directory.mkdir()
