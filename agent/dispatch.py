@@ -18,7 +18,7 @@ from agent.upstream import UpstreamFailure, UpstreamOpener
 from operations.logs import REQUEST_ID
 from tunnel.deadlines import Deadlines
 from tunnel.errors import ErrorCode, LocalProtocolError
-from tunnel.fields import normalised, strip_hop_by_hop
+from tunnel.fields import remove_ours, strip_hop_by_hop
 from tunnel.identity import Identity
 from tunnel.messages import BodyReader, Downstream, Fields, RequestHead, ResponseHead
 from tunnel.relay import (
@@ -186,16 +186,10 @@ class ApiServerOrigin:
 
 def filter_response_head(head: ResponseHead) -> ResponseHead:
     """The head as it goes into the tunnel: no hop-by-hop field, and none with which an upstream could pose as us."""
-    fields = strip_hop_by_hop(head.fields)
-    if any(_is_ours(name) for name, _ in fields):
-        fields = [field for field in fields if not _is_ours(field[0])]
+    fields = remove_ours(strip_hop_by_hop(head.fields))
     if fields is head.fields:
         return head
     return ResponseHead(head.status, fields, head.content_length, head.ended)
-
-
-def _is_ours(name: bytes) -> bool:
-    return name[:1] in b"mM" and normalised(name).startswith(b"moorline-")
 
 
 async def answer_failure(downstream: Downstream, status: int, word: str, text: str) -> None:

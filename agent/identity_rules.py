@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 
 from tunnel.errors import RemoteProtocolError
-from tunnel.fields import normalised
+from tunnel.fields import NameKinds, normalised
 from tunnel.identity import Identity, decode_identity
 from tunnel.messages import Fields, RequestHead
 
@@ -26,6 +26,10 @@ _CONNECTION_FIELDS = frozenset(
 )
 _CREDENTIALS = frozenset({b"authorization", b"proxy-authorization"})
 _BEARER_SUBPROTOCOL = b"base64url.bearer.authorization.k8s.io."
+
+_IS_DROPPED = 1
+_IS_CHECKED = 2
+"""`_check_field` has something to say about fields of this name."""
 
 _SELF_REVIEWS = frozenset(
     b"/apis/" + group + b"/" + version + b"/" + resource
@@ -62,8 +66,10 @@ def check_request(request: RequestHead, modes: Collection[str]) -> Identity:
         raise _bad_request("the target does not begin with '/', or contains white space or control bytes")
     if request.protocol is not None and request.protocol.lower() not in _UPGRADES:
         raise _bad_request("the upgrade token is neither websocket nor SPDY/3.1")
+    kinds_of = _KINDS
     for name, value in request.fields:
-        _check_field(name, value)
+        if kinds_of[name] & _IS_CHECKED:
+            _check_field(name, value)
     identity = _decode(request.fields)
     _check_identity(identity, modes)
     if identity.role == "read-only":
@@ -76,7 +82,8 @@ def request_fields(request: RequestHead, identity: Identity) -> Fields:
 
     ``request`` has passed `check_request`.
     """
-    fields = [field for field in request.fields if not _is_dropped(field[0])]
+    kinds_of = _KINDS
+    fields = [field for field in request.fields if not kinds_of[field[0]] & _IS_DROPPED]
     if identity.mode == "impersonate":
         fields += impersonation_fields(identity)
     return fields
@@ -104,6 +111,23 @@ def impersonation_fields(identity: Identity) -> Fields:
     return fields
 
 
+def _kinds(name: bytes) -> int:
+    normal = normalised(name)
+    # x-remote-* would be believed by a server that takes the agent for its front proxy.
+    kinds = _IS_DROPPED if normal.startswith((b"moorline-", b"x-remote-")) else 0
+    if (
+        name in _CONNECTION_FIELDS
+        or normal in _CREDENTIALS
+        or normal.startswith(b"impersonate-")
+        or name == b"sec-websocket-protocol"
+    ):
+        kinds |= _IS_CHECKED
+    return kinds
+
+
+_KINDS = NameKinds(_kinds)
+
+
 def _check_field(name: bytes, value: bytes) -> None:
     if name in _CONNECTION_FIELDS:
         raise _bad_request(f"the field {name.decode('ascii', 'replace')} does not belong into a tunnel")
@@ -117,11 +141,6 @@ def _check_field(name: bytes, value: bytes) -> None:
             raise _refused("kas sent a field which some servers take for one of identity")
     if name == b"sec-websocket-protocol" and _BEARER_SUBPROTOCOL in value.lower():
         raise _refused("a bearer token is hidden among the WebSocket subprotocols")
-
-
-def _is_dropped(name: bytes) -> bool:
-    # x-remote-* would be believed by a server that takes the agent for its front proxy.
-    return normalised(name).startswith((b"moorline-", b"x-remote-"))
 
 
 def _decode(fields: Fields) -> Identity:

@@ -30,9 +30,9 @@ from server.verbs import RequestInfo
 from server.watches import framer_for
 from tunnel.deadlines import Deadlines
 from tunnel.errors import ConnectionEnded, RemoteProtocolError, StreamLimitReached, StreamRefused
-from tunnel.fields import drop_gzip_from_accept_encoding, impersonation_fields, remove_client_identity, strip_hop_by_hop
+from tunnel.fields import drop_gzip_from_accept_encoding, remove_client_identity, remove_ours, strip_hop_by_hop
 from tunnel.identity import FIELD_NAME, Identity, encode_identity
-from tunnel.messages import BodyReader, Downstream, Field, Fields, RequestHead, ResponseHead, field_value
+from tunnel.messages import BodyReader, Downstream, Fields, RequestHead, ResponseHead, field_value
 from tunnel.relay import (
     Boundary,
     Progress,
@@ -230,8 +230,6 @@ def upstream_head(
     and ours is added last, so that nothing a caller sends can remove or double it.
     """
     kept = remove_client_identity(strip_hop_by_hop(fields))
-    for line in impersonation_fields(kept):
-        kept = [field for field in kept if field is not line]
     if info.is_watch:
         kept = drop_gzip_from_accept_encoding(kept)
     kept = [*kept, (FIELD_NAME, encode_identity(identity))]
@@ -248,14 +246,14 @@ def upstream_head(
 
 def downstream_head(head: ResponseHead, address: Address, request_id: str) -> ResponseHead:
     """The head that the caller gets. Raises `UpstreamAnswerUnusable` for a redirect to another host."""
-    fields: list[Field] = [field for field in strip_hop_by_hop(head.fields) if not field[0].startswith(b"moorline-")]
+    fields: Fields = remove_ours(strip_hop_by_hop(head.fields))
     if 300 <= head.status < 400 and head.status != 304:
         fields = [
             (name, _rewritten_location(value, address)) if name == b"location" else (name, value)
             for name, value in fields
         ]
     if head.status >= 200 or head.status == 101:
-        fields.append((REQUEST_ID_FIELD, request_id.encode()))
+        fields = [*fields, (REQUEST_ID_FIELD, request_id.encode())]
     return ResponseHead(head.status, fields, head.content_length, head.ended)
 
 

@@ -12,29 +12,20 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Callable
 
 from tunnel.messages import Fields
-
-_ORDINARY = frozenset(
-    b"accept accept-encoding accept-language accept-ranges access-control-allow-origin age allow audit-id "
-    b"cache-control content-disposition content-encoding content-language content-length content-location "
-    b"content-range content-type date etag expect expires host if-match if-modified-since if-none-match if-range "
-    b"if-unmodified-since kubectl-command kubectl-session last-modified link location origin pragma range referer "
-    b"retry-after sec-websocket-accept sec-websocket-extensions sec-websocket-key sec-websocket-version server "
-    b"strict-transport-security traceparent tracestate user-agent vary via warning x-content-type-options "
-    b"x-kubernetes-pf-flowschema-uid x-kubernetes-pf-prioritylevel-uid x-request-id x-stream-protocol-version".split()
-)
-"""Names that no rule here speaks of, so that most lines cost one look-up. None of them is dropped by any function but
-`allowed_trailers`, unless ``Connection`` names it."""
 
 _HOP_BY_HOP = frozenset(
     [b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings"]
 )
 _HOP_BY_HOP_PREFIX = b"proxy-"
+_NAMING_NOTHING = ((b"connection", b"keep-alive"), (b"connection", b"close"))
 
 _IDENTITY = frozenset([b"authorization", b"cookie", b"forwarded", b"x-real-ip", b"proxy-authorization"])
 _IDENTITY_PREFIXES = (b"x-remote-", b"x-forwarded-", b"impersonate-", b"moorline-")
 _IMPERSONATE_PREFIX = b"impersonate-"
+_OUR_PREFIX = b"moorline-"
 
 _NEVER_IN_TRAILERS = (
     _HOP_BY_HOP
@@ -56,6 +47,89 @@ def normalised(name: bytes) -> bytes:
     return name.lower().replace(b"_", b"-")
 
 
+# What the rules below say of a name.
+_IS_HOP_BY_HOP = 1
+_IS_IDENTITY = 2
+_IS_IMPERSONATION = 4
+_IS_OURS = 8
+_IS_WEBSOCKET_PROTOCOL = 16
+_IS_ACCEPT_ENCODING = 32
+_IS_CONNECTION_OR_TE = 64
+
+_KNOWN_NAMES_LIMIT = 2_048
+_KNOWN_NAME_BYTES = 64
+_USUAL_NAMES = (
+    b"accept accept-encoding accept-language accept-ranges access-control-allow-origin age allow audit-id "
+    b"cache-control content-disposition content-encoding content-language content-length content-location "
+    b"content-range content-type date etag expect expires host if-match if-modified-since if-none-match if-range "
+    b"if-unmodified-since kubectl-command kubectl-session last-modified link location origin pragma range referer "
+    b"retry-after sec-websocket-accept sec-websocket-extensions sec-websocket-key sec-websocket-version server "
+    b"strict-transport-security traceparent tracestate user-agent vary via warning x-content-type-options "
+    b"x-kubernetes-pf-flowschema-uid x-kubernetes-pf-prioritylevel-uid x-request-id x-stream-protocol-version".split()
+)
+
+
+class NameKinds(dict[bytes, int]):
+    """What some rules say of a field name, as bits: computed once, so that each rule costs one look-up for each line.
+
+    Names are remembered up to a limit, values never. The usual names are there from the start, so that nobody can
+    crowd them out.
+    """
+
+    __slots__ = ("_compute",)
+
+    def __init__(self, compute: Callable[[bytes], int]) -> None:
+        super().__init__({name: compute(name) for name in _USUAL_NAMES})
+        self._compute = compute
+
+    def __missing__(self, name: bytes) -> int:
+        kinds = self._compute(name)
+        if len(name) <= _KNOWN_NAME_BYTES and len(self) < _KNOWN_NAMES_LIMIT:
+            self[name] = kinds
+        return kinds
+
+
+def _kinds(name: bytes) -> int:
+    text = normalised(name)
+    kinds = 0
+    if text in _HOP_BY_HOP or text.startswith(_HOP_BY_HOP_PREFIX):
+        kinds |= _IS_HOP_BY_HOP
+    if text in _IDENTITY or text.startswith(_IDENTITY_PREFIXES):
+        kinds |= _IS_IDENTITY
+    if text in (b"connection", b"te"):
+        kinds |= _IS_CONNECTION_OR_TE
+    if text.startswith(_IMPERSONATE_PREFIX):
+        kinds |= _IS_IMPERSONATION
+    if text.startswith(_OUR_PREFIX):
+        kinds |= _IS_OURS
+    if text == _WEBSOCKET_PROTOCOL:
+        kinds |= _IS_WEBSOCKET_PROTOCOL
+    if text == b"accept-encoding":
+        kinds |= _IS_ACCEPT_ENCODING
+    return kinds
+
+
+_KINDS = NameKinds(_kinds)
+
+
+def _without(fields: Fields, unwanted: int) -> Fields:
+    """The lines whose names have none of the bits; the argument itself where all are such."""
+    kinds_of = _KINDS
+    for name, _ in fields:
+        if kinds_of[name] & unwanted:
+            return [line for line in fields if not kinds_of[line[0]] & unwanted]
+    return fields
+
+
+def _has(fields: Fields, wanted: int) -> bool:
+    """Whether a line's name has one of the bits."""
+    kinds_of = _KINDS
+    for name, _ in fields:  # noqa: SIM110 - a generator costs more than the look-ups
+        if kinds_of[name] & wanted:
+            return True
+    return False
+
+
 def list_members(fields: Fields, name: bytes) -> list[bytes]:
     """The members of a comma-separated list field, over all its lines, in order, without empty ones (RFC 9110 §5.6.1).
 
@@ -68,25 +142,20 @@ def list_members(fields: Fields, name: bytes) -> list[bytes]:
     return members
 
 
-def _is_hop_by_hop(name: bytes) -> bool:
-    name = normalised(name)
-    return name in _HOP_BY_HOP or name.startswith(_HOP_BY_HOP_PREFIX)
-
-
 def strip_hop_by_hop(fields: Fields) -> Fields:
     """Without the lines that belong to one connection (RFC 9110 §7.6.1); requests and responses alike.
 
     Removes ``Connection`` and every field that it names, ``Keep-Alive``, ``Proxy-*``, ``Trailer``,
     ``Transfer-Encoding``, ``Upgrade`` and ``HTTP2-Settings``. ``TE`` is reduced to ``te: trailers`` where it said so.
     """
-    for name, _ in fields:
-        if name not in _ORDINARY and _is_hop_by_hop(name):
-            break
-    else:
+    kept, speaking = _sort_out_hop_by_hop(fields)
+    if len(kept) == len(fields):
         return fields
-    named = {normalised(member) for member in list_members(fields, b"connection")}
-    wants_trailers = te_trailers(fields)
-    kept: Fields = []
+    if not speaking or (len(speaking) == 1 and speaking[0] in _NAMING_NOTHING):
+        return kept
+    named = {normalised(member) for member in list_members(speaking, b"connection")}
+    wants_trailers = te_trailers(speaking)
+    kept = []
     for line in fields:
         name = normalised(line[0])
         if name == b"te":
@@ -98,14 +167,23 @@ def strip_hop_by_hop(fields: Fields) -> Fields:
     return kept
 
 
+def _sort_out_hop_by_hop(fields: Fields) -> tuple[Fields, Fields]:
+    """The lines that may stay by their own names, and ``Connection`` and ``TE``, which say more."""
+    kinds_of = _KINDS
+    kept: Fields = []
+    speaking: Fields = []
+    for line in fields:
+        kinds = kinds_of[line[0]]
+        if not kinds & _IS_HOP_BY_HOP:
+            kept.append(line)
+        elif kinds & _IS_CONNECTION_OR_TE:
+            speaking.append(line)
+    return kept, speaking
+
+
 def te_trailers(fields: Fields) -> bool:
     """Whether the sender takes trailers: ``TE`` has the member ``trailers``."""
     return any(member.lower() == b"trailers" for member in list_members(fields, b"te"))
-
-
-def _is_identity(name: bytes) -> bool:
-    name = normalised(name)
-    return name in _IDENTITY or name.startswith(_IDENTITY_PREFIXES)
 
 
 def remove_client_identity(fields: Fields) -> Fields:
@@ -115,15 +193,19 @@ def remove_client_identity(fields: Fields) -> Fields:
     ``X-Forwarded-*``, ``Forwarded``, ``X-Real-Ip`` and our own ``moorline-*``. Ask `impersonation_fields` first:
     a caller who sent such a line is to be refused, not silently served as somebody else.
     """
-    for name, _ in fields:
-        if name not in _ORDINARY and _is_identity(name):
-            return [line for line in fields if not _is_identity(line[0])]
-    return fields
+    return _without(fields, _IS_IDENTITY)
+
+
+def remove_ours(fields: Fields) -> Fields:
+    """Without ``moorline-*``: what stands in such a line was said by us or by nobody."""
+    return _without(fields, _IS_OURS)
 
 
 def impersonation_fields(fields: Fields) -> Fields:
     """The lines whose names compare as ``impersonate-*``, as they came."""
-    return [line for line in fields if line[0] not in _ORDINARY and normalised(line[0]).startswith(_IMPERSONATE_PREFIX)]
+    if not _has(fields, _IS_IMPERSONATION):
+        return []
+    return [line for line in fields if normalised(line[0]).startswith(_IMPERSONATE_PREFIX)]
 
 
 def take_websocket_bearer(fields: Fields) -> tuple[Fields, bytes | None]:
@@ -133,11 +215,13 @@ def take_websocket_bearer(fields: Fields) -> tuple[Fields, bytes | None]:
     ``Sec-WebSocket-Protocol``. Other subprotocols stay; a line that is left empty goes. The token is None where there
     is none, where it is no base64url, and where there are several: then nobody can say which one counts.
     """
+    if not _has(fields, _IS_WEBSOCKET_PROTOCOL):
+        return fields, None
     tokens: list[bytes] = []
     kept: Fields = []
     for line in fields:
         name, value = line
-        if name in _ORDINARY or normalised(name) != _WEBSOCKET_PROTOCOL or _BEARER_PROTOCOL not in value.lower():
+        if normalised(name) != _WEBSOCKET_PROTOCOL or _BEARER_PROTOCOL not in value.lower():
             kept.append(line)
             continue
         others: list[bytes] = []
@@ -168,6 +252,8 @@ def drop_gzip_from_accept_encoding(fields: Fields) -> Fields:
 
     For watches: inside a gzip stream nobody could see where an event ends.
     """
+    if not _has(fields, _IS_ACCEPT_ENCODING):
+        return fields
     changed: Fields = []
     for line in fields:
         if normalised(line[0]) == b"accept-encoding" and b"gzip" in line[1].lower():
