@@ -104,9 +104,11 @@ class EngineConfig:
 TUNNEL_REQUESTER = EngineConfig()
 """kas on a tunnel, and a kas that asks its peer. What a responder can reset is bounded by what we ask of it."""
 
-TUNNEL_RESPONDER = EngineConfig(enable_connect_protocol=True, resets_beyond_peak=1_000)
+TUNNEL_RESPONDER = EngineConfig(enable_connect_protocol=True, resets_beyond_peak=50_000)
 """agentk on a tunnel, and a kas that is asked by its peer. The tunnel carries everybody: what is bounded is unfinished
-work. Ten thousand watches that are cancelled at once are twice covered by the peak that they themselves made."""
+work. Ten thousand watches that are cancelled at once are twice covered by the peak that they themselves made. Beyond
+that are more cancellations than the callers of an honest kas bring about in ten seconds, since one that leaves a
+thousand times would otherwise cut off everybody else."""
 
 FRONT_RESPONDER = EngineConfig(
     header_table_bytes=4_096,

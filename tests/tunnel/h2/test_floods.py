@@ -179,7 +179,7 @@ def rapid_resets() -> Iterator[bytes]:
 
 @pytest.mark.parametrize(
     ("kind", "text", "within"),
-    [("front", "resets", 501), ("tunnel responder", "resets beyond the work that was under way", 1_010)],
+    [("front", "resets", 501), ("tunnel responder", "resets beyond the work that was under way", 50_010)],
 )
 def test_rapid_resets_trip(kind: str, text: str, within: int):
     role, config = CONFIGS[kind]
@@ -206,7 +206,7 @@ def test_making_us_reset_counts_as_resetting(kind: str):
     """Valid requests, each followed by a frame that makes us reset it (CVE-2025-8671)."""
     role, config = CONFIGS[kind]
     engine = lone_engine(role, config)
-    wires = (headers(each, POST, END_HEADERS) + window_update(each, 0) for each in range(1, 5_000, 2))
+    wires = (headers(each, POST, END_HEADERS) + window_update(each, 0) for each in range(1, 120_000, 2))
 
     assert "resets" in flood(engine, wires, read=True).text
 
@@ -215,12 +215,12 @@ def test_making_us_reset_counts_as_resetting(kind: str):
 def test_malformed_requests_and_data_on_dead_streams_count_as_resets(kind: str):
     role, config = CONFIGS[kind]
     engine = lone_engine(role, config)
-    wires = (headers(each, [*REQUEST, (b"Bad", b"x")]) for each in range(1, 5_000, 2))
+    wires = (headers(each, [*REQUEST, (b"Bad", b"x")]) for each in range(1, 120_000, 2))
     assert "resets" in flood(engine, wires, read=True).text
 
     engine = lone_engine(role, config, remembered_resets=1)
-    engine.receive(headers(9_999, REQUEST) + rst_stream(9_999), 0.0)
-    wires = (data(each, b"x") for each in range(1, 5_000, 2))
+    engine.receive(headers(199_999, REQUEST) + rst_stream(199_999), 0.0)
+    wires = (data(each, b"x") for each in range(1, 120_000, 2))
     assert "resets" in flood(engine, wires, read=True).text
 
 
