@@ -40,6 +40,9 @@ PURE_MODULES = [
     "tunnel/errors.py",
     "tunnel/identity.py",
     "tunnel/handshake.py",
+    "tunnel/refusals.py",
+    "tunnel/dial_address.py",
+    "tunnel/proxy_settings.py",
 ]
 """The modules without I/O, whose every branch a test must take."""
 
