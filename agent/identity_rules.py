@@ -94,6 +94,25 @@ def impersonation_fields(identity: Identity) -> Fields:
 
     Raises `RequestRefused` where the identity cannot be expressed without becoming another one.
     """
+    extra = tuple(identity.extra.items()) if identity.extra else ()
+    key = (identity.user, identity.uid, identity.groups, extra)
+    fields = _remembered_fields.get(key)
+    if fields is None:
+        fields = _make_impersonation_fields(identity)
+        if len(fields) <= _REMEMBERED_LINES:
+            if len(_remembered_fields) >= _REMEMBERED_IDENTITIES:
+                _remembered_fields.clear()
+            _remembered_fields[key] = fields
+    return fields
+
+
+_REMEMBERED_IDENTITIES = 1_024
+_REMEMBERED_LINES = 32
+_remembered_fields: dict[tuple[object, ...], Fields] = {}
+# The same few callers come again and again. What is remembered is never changed.
+
+
+def _make_impersonation_fields(identity: Identity) -> Fields:
     if not identity.user:
         raise _refused("the identity block asks for impersonation and names no user")
     fields: Fields = [(b"impersonate-user", _value(identity.user, "user"))]
