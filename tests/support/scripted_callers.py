@@ -146,19 +146,19 @@ class Answer:
 
     async def read(self, count: int) -> bytes:
         """At least so many bytes of the body."""
-        data = b""
+        data = bytearray()
         while len(data) < count:
             more = await self.piece()
             assert more, f"the body ended after {len(data)} of {count} bytes"
             data += more
-        return data
+        return bytes(data)
 
     async def content(self) -> bytes:
         """The whole body. Raises `CutOff`."""
-        data = b""
+        data = bytearray()
         while more := await self.piece():
             data += more
-        return data
+        return bytes(data)
 
     async def until_cut(self) -> bytes:
         """The body up to where it is cut off; fails where it ends in order."""
