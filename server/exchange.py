@@ -11,7 +11,6 @@ Deliberately absent: HTTP (the fronts), tunnels (`forwarding`), who is who (`dir
 from __future__ import annotations
 
 import logging
-import secrets
 from functools import partial
 
 import trio
@@ -21,7 +20,7 @@ from server.addressing import KUBERNETES, Addressing, credentials_of
 from server.authorization import AskCluster, authorize
 from server.directory import Caller, Directory
 from server.errors import FieldsTooLarge, InternalFailure, ProxyError, Unauthenticated
-from server.exchange_record import Exchange
+from server.exchange_record import Exchange, RequestIds
 from server.forwarding import Forwarder, Forwarding, UpgradeAbandoned
 from server.leases import Leases
 from server.revocations import Revocations
@@ -58,10 +57,11 @@ class Pipeline:
         self._leases = leases
         self._observers = observers
         self._ask_cluster = ask_cluster
+        self._new_request_id = RequestIds().take
 
     async def handle(self, downstream: Downstream, peer: str) -> None:
         """Serve one request to its end. Whatever happens, the caller sees an answer or a broken connection."""
-        exchange = Exchange(secrets.token_hex(8), downstream.request, peer, trio.current_time())
+        exchange = Exchange(self._new_request_id(), downstream.request, peer, trio.current_time())
         self._observers.started(exchange)
         try:
             await self._run(exchange, downstream)

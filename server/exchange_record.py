@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from server.addressing import Address
 from server.directory import Caller
@@ -10,6 +11,25 @@ from server.errors import Hop
 from server.verbs import RequestInfo
 from tunnel.messages import RequestHead
 from tunnel.relay import Progress
+
+
+class RequestIds:
+    """Random ids for exchanges: 64 bits in hexadecimal. Drawn from the system in batches; they are names, no secrets."""
+
+    __slots__ = ("_drawn",)
+
+    def __init__(self) -> None:
+        self._drawn: list[str] = []
+
+    def take(self) -> str:
+        """A new one."""
+        if not self._drawn:
+            text = os.urandom(8 * _IDS_AT_ONCE).hex()
+            self._drawn = [text[start : start + 16] for start in range(0, len(text), 16)]
+        return self._drawn.pop()
+
+
+_IDS_AT_ONCE = 256
 
 
 @dataclasses.dataclass(slots=True, eq=False)

@@ -9,6 +9,7 @@ are those of apiserver's ``pkg/endpoints/request/requestinfo.go``; where decodin
 from __future__ import annotations
 
 import dataclasses
+import re
 from urllib.parse import unquote_to_bytes
 
 from tunnel.messages import RequestHead
@@ -21,6 +22,9 @@ _VERBS = {
     b"PATCH": "patch",
     b"DELETE": "delete",
 }
+_is_plain = re.compile(rb"(?:/[!-$&-\-0-~][!-$&-.0-~]*+)++").fullmatch
+"""A path without escapes whose segments are neither empty nor begin with a dot: everybody reads it alike."""
+
 _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
 _CONNECT_SUBRESOURCES = frozenset({"exec", "attach", "portforward", "proxy"})
 _READABLE_SUBRESOURCES = frozenset({"", "status", "scale", "log", "resize", "ephemeralcontainers", "approval"})
@@ -37,7 +41,7 @@ _SELF_REVIEWS = frozenset(
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class RequestInfo:
     """What a request asks for. Empty strings where a part is absent."""
 
@@ -142,6 +146,8 @@ class _Resource:
 
 def _decode(raw_path: bytes) -> tuple[str, bool]:
     """The path decoded once, and whether somebody might read it differently."""
+    if _is_plain(raw_path):
+        return raw_path.decode("ascii"), False
     decoded = unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path
     path = decoded.decode("utf-8", "replace")
     if raw_path == b"/":
