@@ -85,16 +85,15 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
-        line: dict[str, Any] = {
-            "time": _timestamp(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        line |= _facts(record)
+        facts = _facts(record)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return self._encode(line)
+            facts = facts | {"exception": self.formatException(record.exc_info)}
+        return self.format_facts(record.created, record.levelname, record.name, record.getMessage(), facts)
+
+    def format_facts(self, created: float, level: str, logger: str, event: str, facts: dict[str, Any]) -> str:
+        """The line of a record that consists of these."""
+        head = f'{{"time": "{_timestamp(created)}", "level": "{level.lower()}", "logger": {_quote(logger)}, "event": '
+        return f"{head}{_quote(event)}, {self._encode(facts)[1:]}" if facts else f"{head}{_quote(event)}}}"
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -138,6 +137,9 @@ class _Timestamps:
 _timestamp = _Timestamps()
 
 
+_quote = json.encoder.encode_basestring
+
+
 class NeverBlockingHandler(logging.Handler):
     """Writes lines to a file descriptor without ever waiting for its reader. The module docstring has the reasons."""
 
@@ -157,6 +159,22 @@ class NeverBlockingHandler(logging.Handler):
             line = redact(self.format(record)).encode("utf-8", "backslashreplace") + b"\n"
         except Exception:  # noqa: BLE001 - a record that cannot be formatted must not end what it reports about
             line = f"a log record of {record.name} line {record.lineno} could not be formatted\n".encode()
+        self._write(line)
+
+    def emit_facts(self, level: str, logger: str, event: str, facts: dict[str, Any]) -> bool:
+        """`emit` for what is logged thousands of times a second; False where the formatter has no short way."""
+        formatter = self.formatter
+        if not isinstance(formatter, JsonFormatter):
+            return False
+        text = formatter.format_facts(time.time(), level, logger, event, facts)
+        self.acquire()
+        try:
+            self._write(redact(text).encode("utf-8", "backslashreplace") + b"\n")
+        finally:
+            self.release()
+        return True
+
+    def _write(self, line: bytes) -> None:
         if self._backlog:
             self._write_backlog(0.0)
         self._append(line)
@@ -204,6 +222,45 @@ class NeverBlockingHandler(logging.Handler):
                 self._backlog.popleft()
             else:
                 self._backlog[0] = line[written:]
+
+
+class FactsLogger:
+    """A logger for one kind of event that comes thousands of times a second.
+
+    Where its records would meet nothing but one `NeverBlockingHandler` that writes JSON, no record is made: that takes
+    longer than all else. Otherwise it does what any logger does.
+    """
+
+    __slots__ = ("_level", "_logger")
+
+    def __init__(self, logger: logging.Logger, level: int = logging.INFO) -> None:
+        self._logger = logger
+        self._level = level
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether `log` would do anything."""
+        return self._logger.isEnabledFor(self._level)
+
+    def log(self, event: str, facts: dict[str, Any]) -> None:
+        """Log the event with these facts, whatever the level of the logger."""
+        handler = self._only_handler()
+        level = logging.getLevelName(self._level)
+        if handler is None or not handler.emit_facts(level, self._logger.name, event, facts):
+            self._logger.log(self._level, event, extra={"facts": facts})
+
+    def _only_handler(self) -> NeverBlockingHandler | None:
+        found: logging.Handler | None = None
+        logger: logging.Logger | None = self._logger
+        while logger is not None:
+            if logger.handlers:
+                if found is not None or len(logger.handlers) > 1:
+                    return None
+                found = logger.handlers[0]
+            logger = logger.parent if logger.propagate else None
+        if not isinstance(found, NeverBlockingHandler) or self._logger.filters or found.level > self._level:
+            return None
+        return found
 
 
 def configure_logging(config: LogConfig, *, stream: TextIO | None = None) -> None:

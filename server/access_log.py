@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
+from operations.logs import FactsLogger
 from server.errors import Hop
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("kas.access")
+_events = FactsLogger(access_logger)
 
 _TARGET_BYTES = 1024
 _REDACTED = b"[redacted]"
@@ -155,7 +157,7 @@ class AccessLog:
 
     def ended(self, exchange: ExchangeFacts) -> None:
         """Write the line."""
-        if not access_logger.isEnabledFor(logging.INFO):
+        if not _events.is_enabled:
             return
         started_at = exchange.started_at
         facts: dict[str, object] = {
@@ -182,7 +184,7 @@ class AccessLog:
             facts["head_seconds"] = round(exchange.head_at - started_at, 6)
         if exchange.ended_at is not None:
             facts["seconds"] = round(exchange.ended_at - started_at, 6)
-        access_logger.info("exchange", extra={"facts": facts})
+        _events.log("exchange", facts)
 
 
 def loggable_target(target: bytes) -> str:

@@ -17,6 +17,7 @@ from operations.logs import (
     AGENT_ID,
     REQUEST_ID,
     ConsoleFormatter,
+    FactsLogger,
     JsonFormatter,
     LogConfig,
     NeverBlockingHandler,
@@ -242,3 +243,44 @@ def test_a_record_that_cannot_be_formatted_is_replaced_and_ends_nothing(pipe):
     handler.emit(record("x", fact=Broken()))
 
     assert read_lines(reader) == ["a log record of server.registry line 0 could not be formatted"]
+
+
+def test_the_short_way_writes_the_same_line_as_the_long_one(pipe):
+    reader, writer = pipe
+    facts = {"target": '/a?b=\u00fc"', "status": 200, "token": "Bearer abcdefgh"}
+    with os.fdopen(os.dup(writer), "w") as stream:
+        configure_logging(LogConfig(format="json"), stream=stream)
+        FactsLogger(logging.getLogger("kas.access")).log("exchange", facts)
+        logging.getLogger("kas.access").info("exchange", extra={"facts": facts})
+    short, long = (json.loads(line) for line in read_lines(reader))
+
+    assert short.pop("time") <= long.pop("time")
+    assert short == long
+    assert short["logger"] == "kas.access"
+    assert short["token"] == "Bearer [redacted]"
+
+
+def test_frequent_events_reach_every_handler_and_obey_the_level(pipe, caplog):
+    reader, writer = pipe
+    events = FactsLogger(logging.getLogger("kas.access"))
+    with os.fdopen(os.dup(writer), "w") as stream:
+        configure_logging(LogConfig(format="json", level="warning"), stream=stream)
+        assert not events.is_enabled
+        logging.getLogger().setLevel("INFO")
+        assert events.is_enabled
+        logging.getLogger().addHandler(caplog.handler)
+        events.log("exchange", {"status": 200})
+    (line,) = read_lines(reader)
+
+    assert json.loads(line)["status"] == 200
+    assert [record.facts for record in caplog.records] == [{"status": 200}]
+
+
+def test_frequent_events_are_plain_lines_where_lines_are_plain(pipe):
+    reader, writer = pipe
+    with os.fdopen(os.dup(writer), "w") as stream:
+        configure_logging(LogConfig(format="console"), stream=stream)
+        FactsLogger(logging.getLogger("kas.access")).log("exchange", {"status": 200})
+    (line,) = read_lines(reader)
+
+    assert line.split(maxsplit=1)[1] == "INFO    exchange  status=200"
