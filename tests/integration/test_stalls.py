@@ -192,9 +192,7 @@ async def test_ten_thousand_followed_logs_that_are_left_leave_nothing_behind(tmp
 
 
 @pytest.mark.parametrize("end", ["callers", "upstream", "agent"])
-async def test_many_watches_that_end_at_once_leave_the_tunnel_up_or_nothing_behind(
-    tmp_path: Path, end: str
-) -> None:
+async def test_many_watches_that_end_at_once_leave_the_tunnel_up_or_nothing_behind(tmp_path: Path, end: str) -> None:
     count, release = 500, trio.Event()
 
     async def watch(visit: Visit) -> None:
