@@ -245,15 +245,15 @@ class TunnelSaturated(ProxyError):
 
 
 class UpstreamTimeout(ProxyError):
-    """No response head in time."""
+    """No response head in time: not within kas's own ``seconds``, or not as long as the agent waits (``detail``)."""
 
     status = 504
     reason = "Timeout"
 
-    def __init__(self, agent_id: str, seconds: float) -> None:
+    def __init__(self, agent_id: str, seconds: float = 0.0, *, detail: str = "") -> None:
+        waited = detail or f"the cluster did not answer within {format_seconds(seconds)}"
         super().__init__(
-            f"agent {agent_id}: the cluster did not answer within {format_seconds(seconds)}; the request may have been "
-            "carried out, so look before you repeat it",
+            f"agent {agent_id}: {waited}; the request may have been carried out, so look before you repeat it",
             hop="upstream",
             agent_id=agent_id,
         )

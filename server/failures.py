@@ -15,6 +15,7 @@ from server.errors import (
     ProxyError,
     TunnelSaturated,
     UpstreamAnswerUnusable,
+    UpstreamTimeout,
     UpstreamUnreachable,
 )
 
@@ -45,7 +46,7 @@ def error_for(report: AgentReport, agent_id: str) -> ProxyError:
         case "upstream-unreachable":
             return UpstreamUnreachable(agent_id, report.text)
         case "upstream-timeout":
-            return _AgentTimeout(says, hop="upstream", agent_id=agent_id)
+            return UpstreamTimeout(agent_id, detail=report.text or "the cluster did not answer in time")
         case "identity-refused":
             return Forbidden(says, hop="agent", agent_id=agent_id)
         case "bad-request":
@@ -58,10 +59,3 @@ def error_for(report: AgentReport, agent_id: str) -> ProxyError:
             return UpstreamAnswerUnusable(
                 agent_id, report.text or report.word or "the agent gave no reason", hop="agent"
             )
-
-
-class _AgentTimeout(ProxyError):
-    """The agent waited for the upstream as long as it may."""
-
-    status = 504
-    reason = "Timeout"
