@@ -438,11 +438,17 @@ class Http2Caller(Caller):
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self.raw.transport.send_all(data)
 
+    async def send_fields(self, lines: list[tuple[bytes, bytes]], *, ended: bool = True) -> Answer:
+        """A request with exactly these lines, pseudo-fields among them."""
+        stream_id = self.machine.get_next_available_stream_id()
+        answer = self.answers[stream_id] = _Http2Answer(self, stream_id)
+        self.machine.send_headers(stream_id, lines, end_stream=ended)
+        await self.flush()
+        return answer
+
     async def request(
         self, method: bytes, path: bytes, fields: Fields = (), body: bytes | None = b"", *, authorize: bool = True
     ) -> Answer:
-        stream_id = self.machine.get_next_available_stream_id()
-        answer = self.answers[stream_id] = _Http2Answer(self, stream_id)
         lines = [
             (b":method", method),
             (b":scheme", b"https"),
@@ -453,8 +459,7 @@ class Http2Caller(Caller):
         ]
         if body and not any(name == b"content-length" for name, _ in fields):
             lines.append((b"content-length", b"%d" % len(body)))
-        self.machine.send_headers(stream_id, lines, end_stream=body == b"")
-        await self.flush()
+        answer = await self.send_fields(lines, ended=body == b"")
         if body:
             await answer.send(body)
             await answer.finish()
