@@ -1,0 +1,170 @@
+"""What can be done with a pod beside reading and writing it: logs, exec, attach, port-forward, its page."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import trio
+
+from sandbox import port_forward
+from sandbox.calls import Call
+from sandbox.console import Console
+from sandbox.documents import encode
+from sandbox.kinds import ENDPOINTS, PODS, Object
+from sandbox.kubelet import Container, Kubelet
+from sandbox.shell import SHELLS, Shell, knows
+from sandbox.status import bad_request, no_such_path, not_found
+from sandbox.store import Store
+from sandbox.websockets import WebSocket, accepted
+
+PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = b"\0", b"\1", b"\2", b"\3", b"\4", b"\xff"
+
+
+class PodStreams:
+    """The subresources of pods that carry bytes, and the proxy of services."""
+
+    def __init__(self, store: Store, kubelet: Kubelet) -> None:
+        self._store = store
+        self._kubelet = kubelet
+
+    async def serve(self, call: Call, namespace: str, name: str, subresource: str, rest: list[str]) -> None:
+        """Answer a request for one of them. Raises `ApiError`."""
+        pod = self._store.get(PODS, namespace, name.partition(":")[0])
+        match subresource:
+            case "log":
+                await self._log(call, pod)
+            case "exec":
+                command = call.values.get("command")
+                if not command:
+                    raise bad_request("you must specify at least one command for the container")
+                await self._command(call, pod, command)
+            case "attach":
+                await self._attach(call, pod)
+            case "portforward":
+                await port_forward.forward(call, pod, self._served(pod))
+            case "proxy":
+                await self._served(pod)("/" + "/".join(rest))
+                await call.answer(port_forward.page(pod), content_type="text/html")
+            case _:
+                raise no_such_path()
+
+    async def serve_service(self, call: Call, namespace: str, name: str, rest: list[str]) -> None:
+        """Show the page of a pod behind a service. Raises `ApiError`."""
+        endpoints = self._store.get(ENDPOINTS, namespace, name.split(":")[-2] if ":" in name else name)
+        for subset in endpoints.get("subsets") or []:
+            for address in subset.get("addresses") or []:
+                await self.serve(call, namespace, address["targetRef"]["name"], "proxy", rest)
+                return
+        raise not_found(ENDPOINTS, name)
+
+    def _container(self, call: Call, pod: Object) -> Container:
+        """The container that is meant: the first one, where nothing is said. Raises `ApiError`."""
+        names = [item["name"] for item in pod["spec"]["containers"]]
+        name, pod_name = call.query.get("container") or names[0], pod["metadata"]["name"]
+        if name not in names:
+            raise bad_request(f"container {name} is not valid for pod {pod_name}")
+        container = self._kubelet.container(pod, name)
+        if container is None or container.status["state"].get("waiting", {}).get("reason") == "ContainerCreating":
+            raise bad_request(f'container "{name}" in pod "{pod_name}" is waiting to start: ContainerCreating')
+        return container
+
+    def _served(self, pod: Object) -> Callable[[str], Awaitable[None]]:
+        async def note(target: str) -> None:
+            container = self._kubelet.container(pod, pod["spec"]["containers"][0]["name"])
+            if container is not None:
+                await container.log.write(f"GET {target} 200 (from outside)\n".encode())
+
+        return note
+
+    async def _log(self, call: Call, pod: Object) -> None:
+        container = self._container(call, pod)
+        log = container.log
+        if call.is_set("previous"):
+            if container.previous is None:
+                name = container.spec["name"]
+                raise bad_request(
+                    f'previous terminated container "{name}" in pod "{pod["metadata"]["name"]}" not found'
+                )
+            log = container.previous
+        seconds, tail = call.number("sinceSeconds"), call.number("tailLines")
+        since = None if seconds is None else self._store.now() - timedelta(seconds=seconds)
+        left = call.number("limitBytes")
+        follow, timestamps = call.is_set("follow"), call.is_set("timestamps")
+        await call.begin("text/plain")
+        async for piece in log.read(follow=follow, tail=tail, since=since, timestamps=timestamps):
+            await call.downstream.writer.send(piece[:left])
+            left = None if left is None else max(0, left - len(piece))
+            if left == 0:
+                break
+        await call.downstream.writer.finish()
+
+    async def _command(self, call: Call, pod: Object, command: list[str]) -> None:
+        container = self._container(call, pod)
+        if "running" not in container.status["state"]:
+            raise bad_request(f"container {container.spec['name']} is not running")
+
+        async def run(console: Console) -> int:
+            if not knows(command[0]):
+                await console.write_error(f"{command[0]}: not found; this is the sandbox, try `help`\n")
+                return 127
+            return await Shell(pod, container.spec, console, self._store.now).run(command)
+
+        await _in_socket(call, run)
+
+    async def _attach(self, call: Call, pod: Object) -> None:
+        container = self._container(call, pod)
+
+        async def run(console: Console) -> int:
+            arguments = [*(container.spec.get("command") or []), *(container.spec.get("args") or [])]
+            if container.spec.get("stdin") and (not arguments or arguments[0].rpartition("/")[2] in SHELLS):
+                container.exit_code = await Shell(pod, container.spec, console, self._store.now).run(["sh"])
+                container.ended.set()
+                return container.exit_code
+            async for piece in container.log.read(follow=True, tail=0):
+                await console.write(piece.decode(errors="replace"))
+            return 0
+
+        await _in_socket(call, run)
+
+
+async def _in_socket(call: Call, run: Callable[[Console], Awaitable[int]]) -> None:
+    """Run a command with its streams in a WebSocket, and say how it ended."""
+    is_terminal = call.is_set("tty")
+    async with accepted(call, PROTOCOLS) as socket:
+
+        async def output(data: bytes) -> None:
+            await socket.send(STDOUT + data)
+
+        async def error(data: bytes) -> None:
+            await socket.send((STDOUT if is_terminal else STDERR) + data)
+
+        console = Console(output, error, is_terminal=is_terminal)
+        if not call.is_set("stdin"):
+            console.close_input()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_read_input, socket, console, nursery.cancel_scope)
+            code = await run(console)
+            await socket.send(ERROR + encode(_outcome(code)))
+            nursery.cancel_scope.cancel()
+
+
+async def _read_input(socket: WebSocket, console: Console, scope: trio.CancelScope) -> None:
+    async for message in socket.messages():
+        channel, data = message[:1], message[1:]
+        if channel == STDIN:
+            await console.feed(data)
+        elif channel == CLOSE and data == STDIN:
+            console.close_input()
+        elif channel == RESIZE:
+            console.resize(data)
+    scope.cancel()
+
+
+def _outcome(code: int) -> Object:
+    if code == 0:
+        return {"metadata": {}, "status": "Success"}
+    causes = [{"reason": "ExitCode", "message": str(code)}]
+    status = {"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode", "details": {"causes": causes}}
+    return status | {"message": f"command terminated with non-zero exit code: exit status {code}"}
