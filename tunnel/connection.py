@@ -53,7 +53,7 @@ from tunnel.liveness import DEFAULT_TIMES, ConnectionTimes, Liveness, Verdict
 from tunnel.messages import Fields, RequestHead
 from tunnel.openings import Openings
 from tunnel.streams import Http2Stream, RequestStream, ServedStream
-from tunnel.transports.base import Transport
+from tunnel.transports.base import SMALL_BYTES, Transport, send_at_once
 from tunnel.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
@@ -342,13 +342,14 @@ class Connection:
         transport, engine = self._transport, self._engine
         while True:
             if engine.has_output:
-                await transport.wait_writable()
+                if len(self._streams) > 1 or not transport.is_writable:
+                    # With several streams, let their tasks add to the batch first; with one, nobody else would.
+                    await transport.wait_writable()
                 chunks = engine.gather(GATHER_BYTES)
                 for h2 in engine.take_drained():
                     if h2.owner is not None:
                         h2.owner.on_drained()
-                if chunks:
-                    await transport.send_all(b"".join(chunks) if len(chunks) > 1 else chunks[0])
+                await _send(transport, chunks)
             elif self._closing:
                 with trio.move_on_after(FAREWELL_SECONDS):
                     await transport.send_eof()
@@ -515,6 +516,14 @@ class Connection:
         self._streams.clear()
         self._idle.set()
         self._openings.wake_all()
+
+
+async def _send(transport: Transport, chunks: list[bytes | memoryview]) -> None:
+    data = b"".join(chunks)
+    if len(data) > SMALL_BYTES:
+        await transport.send_all(data)
+    elif data:
+        await send_at_once(transport, data)
 
 
 def _first_text(group: BaseExceptionGroup[BaseException]) -> str:

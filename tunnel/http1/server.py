@@ -232,6 +232,8 @@ class Http1Server:
         buffer = self._input
         in_head = False
         can_skip = True
+        if len(buffer) and self._requests:
+            await trio.lowlevel.checkpoint()  # who sends many requests at once must not have the loop for all of them
         while True:
             if can_skip and len(buffer) >= 2:
                 can_skip = False
@@ -264,7 +266,8 @@ class Http1Server:
             leftover = body.feed(self._input.take_all())
             if leftover:
                 self._input.append(leftover)
-        self._room.unpark_all()
+        if self._room:
+            self._room.unpark_all()
         return downstream
 
     async def _handle(self, downstream: Http1Downstream) -> bool:

@@ -11,7 +11,7 @@ from tunnel.errors import ConnectionEnded, LocalProtocolError, StreamReset
 from tunnel.http1.framing import encode_chunk, encode_last_chunk
 from tunnel.http1.heads import BodyKind
 from tunnel.messages import Fields
-from tunnel.transports.base import Transport
+from tunnel.transports.base import SMALL_BYTES, Transport, send_at_once
 
 
 class Sender:
@@ -37,7 +37,10 @@ class Sender:
         self.intact = False
         self.wrote = True
         try:
-            await self.transport.send_all(data)
+            if len(data) <= SMALL_BYTES:
+                await send_at_once(self.transport, data)
+            else:
+                await self.transport.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionEnded(f"the connection to the {self.peer} was lost while writing") from error
         self.intact = True

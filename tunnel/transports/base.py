@@ -8,6 +8,9 @@ from typing import Protocol
 RECEIVE_BYTES = 262_144
 """How much one receive may return: the size of the read, not the event loop, decides bulk speed."""
 
+SMALL_BYTES = 65_536
+"""Up to this size, `send_at_once` is the way to write."""
+
 WRITE_PROGRESS_SECONDS = 20.0
 """A transport write that moves no byte for this long has failed (a deadline on progress, not on the whole write)."""
 
@@ -56,6 +59,24 @@ class Transport(Protocol):
         """
         ...
 
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        """Take as many bytes as fit without waiting and return how many; the rest stays the caller's."""
+        ...
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether everything that `send_nowait` has taken is with the kernel."""
+        ...
+
+    async def flush(self) -> None:
+        """Return once `is_flushed`. Cancelling loses nothing."""
+        ...
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether `wait_writable` would return at once."""
+        ...
+
     async def wait_writable(self) -> None:
         """Return once the kernel would take bytes, so that what is gathered next is as fresh as can be."""
         ...
@@ -76,3 +97,16 @@ class Transport(Protocol):
     def abort(self) -> None:
         """Close at once, synchronously; wakes whoever waits in the other methods. Idempotent."""
         ...
+
+
+async def send_at_once(transport: Transport, data: bytes) -> None:
+    """`Transport.send_all` without a checkpoint where the kernel takes everything now.
+
+    For small pieces: another task's turn costs more than the write. Whoever calls it in a loop has to wait for something
+    else there.
+    """
+    taken = transport.send_nowait(data)
+    if taken < len(data):
+        await transport.send_all(memoryview(data)[taken:])
+    elif not transport.is_flushed:
+        await transport.flush()

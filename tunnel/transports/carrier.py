@@ -23,14 +23,6 @@ REPLIES_BYTES = 65_536
 class Carrier(Transport, Protocol):
     """A transport that another one may be put on."""
 
-    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
-        """Take as many bytes as fit without waiting and return how many; the rest stays the caller's."""
-        ...
-
-    async def flush(self) -> None:
-        """Return once everything that `send_nowait` has taken is with the kernel. Cancelling loses nothing."""
-        ...
-
     def unread(self, data: bytes) -> None:
         """Let the next receive return these bytes first: they were read too early."""
         ...

@@ -54,6 +54,7 @@ class TcpTransport:
     __slots__ = (
         "_broken",
         "_closed",
+        "_drained",
         "_early",
         "_eof",
         "_failed",
@@ -79,6 +80,7 @@ class TcpTransport:
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLOUT)
         self._early = b""
+        self._drained = False  # the last read took everything: the next one would find nothing, so wait first
         self._eof = False
         self._closed = False
         self._broken = False  # a write was left half done
@@ -87,11 +89,13 @@ class TcpTransport:
 
     async def receive_some(self) -> bytes:
         """Up to `RECEIVE_BYTES` bytes; ``b""`` once the other side has closed its half. Cancelling loses nothing."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        data = self.receive_nowait()
-        if data is not None:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return data
+        data: bytes | None = None
+        if not self._drained or self._early or self._closed:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = self.receive_nowait()
+            if data is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
         while data is None:
             await trio.lowlevel.wait_readable(self._sock)
             data = self.receive_nowait()
@@ -109,12 +113,14 @@ class TcpTransport:
             count = self._sock.recv_into(buffer)
             data = bytes(memoryview(buffer)[:count])
         except (BlockingIOError, InterruptedError):
+            self._drained = True
             return None
         except OSError as error:
             self._failed = True
             raise trio.BrokenResourceError(f"receiving from {self._peer} failed: {error}") from error
         finally:
             _read_buffers.append(buffer)
+        self._drained = 0 < count < RECEIVE_BYTES
         if not data:
             if self._failed:  # what looks like a FIN is a reset that another call was told about
                 raise trio.BrokenResourceError(f"the connection to {self._peer} failed")
@@ -157,17 +163,27 @@ class TcpTransport:
             self._failed = True
             raise trio.BrokenResourceError(f"sending to {self._peer} failed: {error}") from error
 
+    @property
+    def is_flushed(self) -> bool:
+        """Always: nothing is held back here."""
+        return True
+
     async def flush(self) -> None:
         """Nothing is held back here."""
         await trio.lowlevel.checkpoint()
 
     async def wait_writable(self) -> None:
         """Return once the kernel holds less than ``notsent_lowat_bytes`` that it has not sent."""
-        self._check_writable()
-        if self._poll.poll(0):
+        if self.is_writable:
             await trio.lowlevel.checkpoint()
         else:
             await self._wait_for_room()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether `wait_writable` would return at once."""
+        self._check_writable()
+        return bool(self._poll.poll(0))
 
     async def send_eof(self) -> None:
         """Send a FIN; reading goes on. Idempotent."""

@@ -175,6 +175,11 @@ class TlsTransport:
         self._outlet.push()
         return taken
 
+    @property
+    def is_flushed(self) -> bool:
+        """Whether nothing that was encrypted still waits here or below."""
+        return not self._outlet.backlog_bytes and self._lower.is_flushed
+
     async def flush(self) -> None:
         """Return once everything that was encrypted is with the kernel."""
         self._check_open()
@@ -186,6 +191,12 @@ class TlsTransport:
         self._check_writable()
         await self._outlet.drain()
         await self._outlet.wait_writable()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether `wait_writable` would return at once."""
+        self._check_writable()
+        return not self._outlet.backlog_bytes and self._lower.is_writable
 
     async def send_eof(self) -> None:
         """Send close_notify; reading goes on. Idempotent."""

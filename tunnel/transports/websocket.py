@@ -124,6 +124,11 @@ class WebSocketTransport:
         self._outlet.push()
         return len(view)
 
+    @property
+    def is_flushed(self) -> bool:
+        """Whether nothing that was encoded still waits here or below."""
+        return not self._outlet.backlog_bytes and self._lower.is_flushed
+
     async def flush(self) -> None:
         """Return once everything that was encoded is with the kernel."""
         self._check_open()
@@ -135,6 +140,12 @@ class WebSocketTransport:
         self._check_writable()
         await self._outlet.drain()
         await self._outlet.wait_writable()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether `wait_writable` would return at once."""
+        self._check_writable()
+        return not self._outlet.backlog_bytes and self._lower.is_writable
 
     async def send_eof(self) -> None:
         """Send a close frame; the other side may go on for a while, and that can still be received. Idempotent."""
