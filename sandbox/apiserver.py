@@ -8,7 +8,7 @@ import random
 
 from sandbox import discovery, openapi
 from sandbox.calls import Call
-from sandbox.kinds import GROUP_VERSIONS, KINDS, SERVICES, STORED, Kind
+from sandbox.kinds import GROUP_VERSIONS, KINDS, STORED, Kind
 from sandbox.pods import PodStreams
 from sandbox.reading import Selection, answer_list, answer_watch
 from sandbox.reviews import review
@@ -98,7 +98,7 @@ class ApiServer:
         elif len(path) == 1:
             await self._collection(call, kind, namespace)
         else:
-            await self._item(call, kind, namespace, path[1], path[2] if len(path) > 2 else "", path[3:])
+            await self._item(call, kind, namespace, path[1], "/".join(path[2:]))
 
     async def _collection(self, call: Call, kind: Kind, namespace: str) -> None:
         selection = Selection(call, kind, namespace)
@@ -121,7 +121,7 @@ class ApiServer:
             case _:
                 raise not_allowed()
 
-    async def _item(self, call: Call, kind: Kind, namespace: str, name: str, subresource: str, rest: list[str]) -> None:
+    async def _item(self, call: Call, kind: Kind, namespace: str, name: str, subresource: str) -> None:
         if subresource not in ("", *kind.subresources):
             raise no_such_path()
         if subresource == "eviction":
@@ -130,10 +130,7 @@ class ApiServer:
             await call.answer({"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}, 201)
             return
         if subresource not in ("", "status", "scale"):
-            if kind is SERVICES:
-                await self._streams.serve_service(call, namespace, name, rest)
-            else:
-                await self._streams.serve(call, namespace, name, subresource, rest)
+            await self._streams.serve(call, namespace, name, subresource)
             return
         match call.method:
             case "GET" if call.is_set("watch"):

@@ -7,6 +7,7 @@ import random
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import trio
 
@@ -71,7 +72,7 @@ class Sandbox:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._controllers.run)
             nursery.start_soon(self._kubelet.run)
-            await nursery.start(_serve, listeners, self._connection, self._tls)
+            await nursery.start(partial(serve, listeners, self._connection, name="sandbox", tls=self._tls))
             scheme = "http" if self._tls is None else "https"
             task_status.started(SandboxAddress("127.0.0.1", port, f"{scheme}://127.0.0.1:{port}"))
 
@@ -84,16 +85,6 @@ class Sandbox:
             kind = kinds[document["apiVersion"], document["kind"]]
             document = identify(kind, document, document["metadata"].get("namespace", ""), "", randomness)
             self.store.create(kind, admit(kind, document, randomness))
-
-
-async def _serve(
-    listeners: list[trio.socket.SocketType],
-    handler: Callable[[Transport], object],
-    tls: TlsContext | None,
-    *,
-    task_status: trio.TaskStatus[None],
-) -> None:
-    await serve(listeners, handler, name="sandbox", tls=tls, task_status=task_status)  # type: ignore[arg-type]
 
 
 def _render_error(status: int, message: str) -> tuple[Fields, bytes]:

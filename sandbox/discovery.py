@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.kinds import GROUP_VERSIONS, KINDS, SUBRESOURCE_KINDS, SUBRESOURCE_VERBS, Kind, Object
+from sandbox.kinds import GROUP_VERSIONS, KINDS, SUBRESOURCES, Kind, Object
 from sandbox.status import no_such_path
 
 VERSION = "v1.36.0-sandbox"
@@ -10,17 +10,8 @@ VERSION = "v1.36.0-sandbox"
 
 def version() -> Object:
     """The answer to ``/version``."""
-    return {
-        "major": "1",
-        "minor": "36",
-        "gitVersion": VERSION,
-        "gitCommit": "sandbox",
-        "gitTreeState": "clean",
-        "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "none",
-        "compiler": "none",
-        "platform": "linux/sandbox",
-    }
+    answer = {"major": "1", "minor": "36", "gitVersion": VERSION, "gitCommit": "sandbox", "gitTreeState": "clean"}
+    return answer | {"buildDate": "", "goVersion": "", "compiler": "", "platform": "linux/sandbox"}
 
 
 def aggregated(*, is_core: bool) -> Object:
@@ -57,33 +48,14 @@ def resources(group: str, version: str) -> Object:
     """The answer to ``/api/v1`` and ``/apis/<group>/<version>``. Raises `ApiError`."""
     if (group, version) not in GROUP_VERSIONS:
         raise no_such_path()
-    entries = []
+    entries: list[Object] = []
     for kind in _kinds(group, version):
-        entry = {
-            "name": kind.plural,
-            "singularName": kind.name.lower(),
-            "namespaced": kind.is_namespaced,
-            "kind": kind.name,
-            "verbs": list(kind.verbs),
-        }
-        if kind.short_names:
-            entry["shortNames"] = list(kind.short_names)
-        if kind.categories:
-            entry["categories"] = list(kind.categories)
-        entries.append(entry)
+        scope = {"namespaced": kind.is_namespaced}
+        entry = {"name": kind.plural, "singularName": kind.name.lower(), "kind": kind.name, "verbs": list(kind.verbs)}
+        entries.append({**entry, **scope, **_names(kind)})
         for name in kind.subresources:
-            taken_group, taken_version, taken_kind = _subresource_kind(kind, name)
-            entries.append(
-                {
-                    "name": f"{kind.plural}/{name}",
-                    "singularName": "",
-                    "namespaced": kind.is_namespaced,
-                    "group": taken_group,
-                    "version": taken_version,
-                    "kind": taken_kind,
-                    "verbs": list(SUBRESOURCE_VERBS[name]),
-                }
-            )
+            verbs, taken = _subresource(kind, name)
+            entries.append({"name": f"{kind.plural}/{name}", "singularName": "", "verbs": verbs, **taken, **scope})
     group_version = f"{group}/{version}" if group else version
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": entries}
 
@@ -97,33 +69,24 @@ def _group(name: str, version: str) -> Object:
     return {"name": name, "versions": [preferred], "preferredVersion": preferred}
 
 
-def _subresource_kind(kind: Kind, subresource: str) -> tuple[str, str, str]:
-    return SUBRESOURCE_KINDS.get(subresource, (kind.group, kind.version, kind.name))
+def _names(kind: Kind) -> Object:
+    names = {"shortNames": list(kind.short_names), "categories": list(kind.categories)}
+    return {key: value for key, value in names.items() if value}
 
 
-def _response_kind(group: str, version: str, kind: str) -> Object:
-    return {"group": group, "version": version, "kind": kind}
+def _subresource(kind: Kind, name: str) -> tuple[list[str], Object]:
+    """Its verbs, and the kind that it takes."""
+    verbs, *taken = SUBRESOURCES[name]
+    group, version, kind_name = taken if taken[-1] else (kind.group, kind.version, kind.name)
+    return verbs.split(), {"group": group, "version": version, "kind": kind_name}
 
 
 def _aggregated_resource(kind: Kind) -> Object:
-    resource: Object = {
-        "resource": kind.plural,
-        "responseKind": _response_kind(kind.group, kind.version, kind.name),
-        "scope": "Namespaced" if kind.is_namespaced else "Cluster",
-        "singularResource": kind.name.lower(),
-        "verbs": list(kind.verbs),
-    }
-    if kind.short_names:
-        resource["shortNames"] = list(kind.short_names)
-    if kind.categories:
-        resource["categories"] = list(kind.categories)
-    if kind.subresources:
-        resource["subresources"] = [
-            {
-                "subresource": name,
-                "responseKind": _response_kind(*_subresource_kind(kind, name)),
-                "verbs": list(SUBRESOURCE_VERBS[name]),
-            }
-            for name in kind.subresources
-        ]
-    return resource
+    resource: Object = {"resource": kind.plural, "singularResource": kind.name.lower(), "verbs": list(kind.verbs)}
+    resource["responseKind"] = {"group": kind.group, "version": kind.version, "kind": kind.name}
+    resource["scope"] = "Namespaced" if kind.is_namespaced else "Cluster"
+    for name in kind.subresources:
+        verbs, taken = _subresource(kind, name)
+        entry = {"subresource": name, "responseKind": taken, "verbs": verbs}
+        resource.setdefault("subresources", []).append(entry)
+    return resource | _names(kind)

@@ -8,8 +8,6 @@ from typing import Any
 Object = dict[str, Any]
 """A Kubernetes object as decoded JSON. What the store holds is never altered in place."""
 
-STORED_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Kind:
@@ -17,13 +15,13 @@ class Kind:
 
     name: str
     plural: str
-    group: str = ""
+    group: str
+    short_names: tuple[str, ...]
+    categories: tuple[str, ...]
+    subresources: tuple[str, ...]
+    verbs: tuple[str, ...]
+    is_namespaced: bool
     version: str = "v1"
-    is_namespaced: bool = True
-    short_names: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    subresources: tuple[str, ...] = ()
-    verbs: tuple[str, ...] = STORED_VERBS
 
     @property
     def api_version(self) -> str:
@@ -40,106 +38,69 @@ class Kind:
         return {"kind": self.name, "apiVersion": self.api_version, **document}
 
 
-NAMESPACES = Kind(
-    name="Namespace", plural="namespaces", is_namespaced=False, short_names=("ns",), subresources=("status",)
-)
-NODES = Kind(name="Node", plural="nodes", is_namespaced=False, short_names=("no",), subresources=("status",))
-PODS = Kind(
-    name="Pod",
-    plural="pods",
-    short_names=("po",),
-    categories=("all",),
-    subresources=("attach", "eviction", "exec", "log", "portforward", "proxy", "status"),
-)
-SERVICES = Kind(
-    name="Service",
-    plural="services",
-    short_names=("svc",),
-    categories=("all",),
-    subresources=("proxy", "status"),
-)
-ENDPOINTS = Kind(name="Endpoints", plural="endpoints", short_names=("ep",))
-CONFIG_MAPS = Kind(name="ConfigMap", plural="configmaps", short_names=("cm",))
-SECRETS = Kind(name="Secret", plural="secrets")
-SERVICE_ACCOUNTS = Kind(name="ServiceAccount", plural="serviceaccounts", short_names=("sa",))
-EVENTS = Kind(name="Event", plural="events", short_names=("ev",))
-DEPLOYMENTS = Kind(
-    name="Deployment",
-    plural="deployments",
-    group="apps",
-    short_names=("deploy",),
-    categories=("all",),
-    subresources=("scale", "status"),
-)
-REPLICA_SETS = Kind(
-    name="ReplicaSet",
-    plural="replicasets",
-    group="apps",
-    short_names=("rs",),
-    categories=("all",),
-    subresources=("scale", "status"),
-)
-ENDPOINT_SLICES = Kind(name="EndpointSlice", plural="endpointslices", group="discovery.k8s.io")
-_CREATED_ONLY = ("create",)
-ACCESS_REVIEWS = Kind(
-    name="SelfSubjectAccessReview",
-    plural="selfsubjectaccessreviews",
-    group="authorization.k8s.io",
-    is_namespaced=False,
-    verbs=_CREATED_ONLY,
-)
-RULES_REVIEWS = Kind(
-    name="SelfSubjectRulesReview",
-    plural="selfsubjectrulesreviews",
-    group="authorization.k8s.io",
-    is_namespaced=False,
-    verbs=_CREATED_ONLY,
-)
-SUBJECT_REVIEWS = Kind(
-    name="SelfSubjectReview",
-    plural="selfsubjectreviews",
-    group="authentication.k8s.io",
-    is_namespaced=False,
-    verbs=_CREATED_ONLY,
+def _kind(
+    name: str,
+    plural: str,
+    short_name: str = "",
+    *,
+    group: str = "",
+    subresources: str = "",
+    category: str = "",
+    verbs: str = "create delete deletecollection get list patch update watch",
+    is_namespaced: bool = True,
+) -> Kind:
+    return Kind(
+        name=name,
+        plural=plural,
+        group=group,
+        short_names=tuple(short_name.split()),
+        categories=tuple(category.split()),
+        subresources=tuple(subresources.split()),
+        verbs=tuple(verbs.split()),
+        is_namespaced=is_namespaced,
+    )
+
+
+_POD_SUBRESOURCES = "attach eviction exec log portforward status"
+NAMESPACES = _kind("Namespace", "namespaces", "ns", subresources="status", is_namespaced=False)
+NODES = _kind("Node", "nodes", "no", subresources="status", is_namespaced=False)
+PODS = _kind("Pod", "pods", "po", subresources=_POD_SUBRESOURCES, category="all")
+SERVICES = _kind("Service", "services", "svc", subresources="status", category="all")
+ENDPOINTS = _kind("Endpoints", "endpoints", "ep")
+CONFIG_MAPS = _kind("ConfigMap", "configmaps", "cm")
+SECRETS = _kind("Secret", "secrets")
+SERVICE_ACCOUNTS = _kind("ServiceAccount", "serviceaccounts", "sa")
+EVENTS = _kind("Event", "events", "ev")
+DEPLOYMENTS = _kind("Deployment", "deployments", "deploy", group="apps", subresources="scale status", category="all")
+REPLICA_SETS = _kind("ReplicaSet", "replicasets", "rs", group="apps", subresources="scale status", category="all")
+ENDPOINT_SLICES = _kind("EndpointSlice", "endpointslices", group="discovery.k8s.io")
+_CORE = (NAMESPACES, NODES, PODS, SERVICES, ENDPOINTS, CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, EVENTS)
+STORED = (*_CORE, DEPLOYMENTS, REPLICA_SETS, ENDPOINT_SLICES)
+
+ACCESS_REVIEWS, RULES_REVIEWS, SUBJECT_REVIEWS = (
+    _kind(name, f"{name.lower()}s", group=group, verbs="create", is_namespaced=False)
+    for name, group in (
+        ("SelfSubjectAccessReview", "authorization.k8s.io"),
+        ("SelfSubjectRulesReview", "authorization.k8s.io"),
+        ("SelfSubjectReview", "authentication.k8s.io"),
+    )
 )
 
-STORED = (
-    NAMESPACES,
-    NODES,
-    PODS,
-    SERVICES,
-    ENDPOINTS,
-    CONFIG_MAPS,
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    EVENTS,
-    DEPLOYMENTS,
-    REPLICA_SETS,
-    ENDPOINT_SLICES,
-)
-REVIEWS = (ACCESS_REVIEWS, RULES_REVIEWS, SUBJECT_REVIEWS)
-
-KINDS = {(kind.group, kind.version, kind.plural): kind for kind in (*STORED, *REVIEWS)}
+KINDS = {
+    (kind.group, kind.version, kind.plural): kind for kind in (*STORED, ACCESS_REVIEWS, RULES_REVIEWS, SUBJECT_REVIEWS)
+}
 """Every kind by group, version and plural: as a path names it."""
 
 GROUP_VERSIONS = list(dict.fromkeys((kind.group, kind.version) for kind in KINDS.values()))
 """Every group and version, each once; the first has no group."""
 
-SUBRESOURCE_VERBS = {
-    "attach": ("create", "get"),
-    "eviction": ("create",),
-    "exec": ("create", "get"),
-    "log": ("get",),
-    "portforward": ("create", "get"),
-    "proxy": ("get",),
-    "scale": ("get", "patch", "update"),
-    "status": ("get", "patch", "update"),
+SUBRESOURCES = {
+    "attach": ("create get", "", "v1", "PodAttachOptions"),
+    "eviction": ("create", "policy", "v1", "Eviction"),
+    "exec": ("create get", "", "v1", "PodExecOptions"),
+    "log": ("get", "", "", ""),
+    "portforward": ("create get", "", "v1", "PodPortForwardOptions"),
+    "scale": ("get patch update", "autoscaling", "v1", "Scale"),
+    "status": ("get patch update", "", "", ""),
 }
-SUBRESOURCE_KINDS = {
-    "attach": ("", "v1", "PodAttachOptions"),
-    "eviction": ("policy", "v1", "Eviction"),
-    "exec": ("", "v1", "PodExecOptions"),
-    "portforward": ("", "v1", "PodPortForwardOptions"),
-    "scale": ("autoscaling", "v1", "Scale"),
-}
-"""Group, version and kind of what a subresource takes, where that is not the kind of its resource."""
+"""Verbs, and group, version and kind of what a subresource takes, where that is not the kind of its resource."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import trio
@@ -41,26 +40,60 @@ class Log:
         self._is_closed = True
         self._changed.unpark_all()
 
-    async def read(
-        self, *, follow: bool, tail: int | None = None, since: datetime | None = None, timestamps: bool = False
-    ) -> AsyncIterator[bytes]:
-        """Pieces of the log: what is there, and with ``follow`` what comes. Who is too slow misses lines."""
-        position = self._written - len(self._lines)
-        if tail is not None:
-            position = max(position, self._written - tail)
-        while True:
-            kept = len(self._lines)
-            begin = max(0, position - (self._written - kept))
-            lines = [self._lines[index] for index in range(begin, kept)]
-            position = self._written
-            shown = [
-                (f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ} ".encode() if timestamps else b"") + line
-                for moment, line in lines
-                if since is None or moment >= since
-            ]
-            if shown:
-                yield b"".join(shown)
-            if not follow or (self._is_closed and position == self._written):
-                return
-            while position == self._written and not self._is_closed:
-                await self._changed.park()
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more comes."""
+        return self._is_closed
+
+    @property
+    def written(self) -> int:
+        """How many lines there have been, those included that are not kept any more."""
+        return self._written
+
+    def lines_from(self, position: int) -> list[tuple[datetime, bytes]]:
+        """The lines that are kept, from a position on."""
+        kept = len(self._lines)
+        return [self._lines[index] for index in range(max(0, position - (self._written - kept)), kept)]
+
+    async def wait_beyond(self, position: int) -> None:
+        """Return once there are more lines, or will be none."""
+        await trio.lowlevel.checkpoint()
+        while self._written <= position and not self._is_closed:
+            await self._changed.park()
+
+
+class LogReader:
+    """Reads a log: what is there, and with ``follow`` what comes. Who is too slow misses lines."""
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        follow: bool,
+        tail: int | None = None,
+        since: datetime | None = None,
+        timestamps: bool = False,
+    ) -> None:
+        self._log = log
+        self._follow = follow
+        self._since = since
+        self._timestamps = timestamps
+        self._position = 0 if tail is None else max(0, log.written - tail)
+        self._has_read = False
+
+    async def receive(self) -> bytes:
+        """The next piece; ``b""`` at the end."""
+        while not self._has_read or (
+            self._follow and not (self._log.is_closed and self._position == self._log.written)
+        ):
+            self._has_read = True
+            lines = self._log.lines_from(self._position)
+            self._position = self._log.written
+            if shown := b"".join(self._shown(*line) for line in lines if self._since is None or line[0] >= self._since):
+                return shown
+            if self._follow:
+                await self._log.wait_beyond(self._position)
+        return b""
+
+    def _shown(self, moment: datetime, line: bytes) -> bytes:
+        return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ} ".encode() + line if self._timestamps else line

@@ -1,4 +1,4 @@
-"""What can be done with a pod beside reading and writing it: logs, exec, attach, port-forward, its page."""
+"""What can be done with a pod beside reading and writing it: logs, exec, attach, port-forward."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from sandbox import port_forward
 from sandbox.calls import Call
 from sandbox.console import Console
 from sandbox.documents import encode
-from sandbox.kinds import ENDPOINTS, PODS, Object
+from sandbox.kinds import PODS, Object
 from sandbox.kubelet import Container, Kubelet
+from sandbox.logs import LogReader
 from sandbox.shell import SHELLS, Shell, knows
-from sandbox.status import bad_request, no_such_path, not_found
+from sandbox.status import bad_request, no_such_path
 from sandbox.store import Store
 from sandbox.websockets import WebSocket, accepted
 
@@ -23,15 +24,15 @@ STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = b"\0", b"\1", b"\2", b"\3", b"\4",
 
 
 class PodStreams:
-    """The subresources of pods that carry bytes, and the proxy of services."""
+    """The subresources of pods that carry bytes."""
 
     def __init__(self, store: Store, kubelet: Kubelet) -> None:
         self._store = store
         self._kubelet = kubelet
 
-    async def serve(self, call: Call, namespace: str, name: str, subresource: str, rest: list[str]) -> None:
+    async def serve(self, call: Call, namespace: str, name: str, subresource: str) -> None:
         """Answer a request for one of them. Raises `ApiError`."""
-        pod = self._store.get(PODS, namespace, name.partition(":")[0])
+        pod = self._store.get(PODS, namespace, name)
         match subresource:
             case "log":
                 await self._log(call, pod)
@@ -44,20 +45,8 @@ class PodStreams:
                 await self._attach(call, pod)
             case "portforward":
                 await port_forward.forward(call, pod, self._served(pod))
-            case "proxy":
-                await self._served(pod)("/" + "/".join(rest))
-                await call.answer(port_forward.page(pod), content_type="text/html")
             case _:
                 raise no_such_path()
-
-    async def serve_service(self, call: Call, namespace: str, name: str, rest: list[str]) -> None:
-        """Show the page of a pod behind a service. Raises `ApiError`."""
-        endpoints = self._store.get(ENDPOINTS, namespace, name.split(":")[-2] if ":" in name else name)
-        for subset in endpoints.get("subsets") or []:
-            for address in subset.get("addresses") or []:
-                await self.serve(call, namespace, address["targetRef"]["name"], "proxy", rest)
-                return
-        raise not_found(ENDPOINTS, name)
 
     def _container(self, call: Call, pod: Object) -> Container:
         """The container that is meant: the first one, where nothing is said. Raises `ApiError`."""
@@ -93,11 +82,10 @@ class PodStreams:
         left = call.number("limitBytes")
         follow, timestamps = call.is_set("follow"), call.is_set("timestamps")
         await call.begin("text/plain")
-        async for piece in log.read(follow=follow, tail=tail, since=since, timestamps=timestamps):
+        reader = LogReader(log, follow=follow, tail=tail, since=since, timestamps=timestamps)
+        while left != 0 and (piece := await reader.receive()):
             await call.downstream.writer.send(piece[:left])
             left = None if left is None else max(0, left - len(piece))
-            if left == 0:
-                break
         await call.downstream.writer.finish()
 
     async def _command(self, call: Call, pod: Object, command: list[str]) -> None:
@@ -122,7 +110,8 @@ class PodStreams:
                 container.exit_code = await Shell(pod, container.spec, console, self._store.now).run(["sh"])
                 container.ended.set()
                 return container.exit_code
-            async for piece in container.log.read(follow=True, tail=0):
+            reader = LogReader(container.log, follow=True, tail=0)
+            while piece := await reader.receive():
                 await console.write(piece.decode(errors="replace"))
             return 0
 
@@ -151,7 +140,7 @@ async def _in_socket(call: Call, run: Callable[[Console], Awaitable[int]]) -> No
 
 
 async def _read_input(socket: WebSocket, console: Console, scope: trio.CancelScope) -> None:
-    async for message in socket.messages():
+    while (message := await socket.receive()) is not None:
         channel, data = message[:1], message[1:]
         if channel == STDIN:
             await console.feed(data)

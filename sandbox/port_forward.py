@@ -1,4 +1,4 @@
-"""Port-forwarding to the page that a make-believe container serves, over SPDY or channels in a WebSocket.
+"""Port-forwarding to the page that a make-believe container serves, over SPDY in a WebSocket.
 
 The page is made from the request head alone; one answer to a connection.
 """
@@ -6,16 +6,14 @@ The page is made from the request head alone; one answer to a connection.
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Awaitable, Callable
 
 from sandbox.calls import Call
 from sandbox.kinds import Object
 from sandbox.spdy import DataReceived, SpdyError, SpdyServer, StreamEnded, StreamOpened
-from sandbox.status import bad_request
 from sandbox.websockets import WebSocket, accepted
 
-SPDY_PROTOCOL, CHANNEL_PROTOCOL = "SPDY/3.1+portforward.k8s.io", "v4.channel.k8s.io"
+PROTOCOL = "SPDY/3.1+portforward.k8s.io"
 STREAMS = 200
 HEAD_BYTES = 65_536
 
@@ -61,19 +59,16 @@ class Visit:
 
 async def forward(call: Call, pod: Object, served: Served) -> None:
     """Answer a port-forward request. Raises `ApiError` where it is none."""
-    async with accepted(call, (SPDY_PROTOCOL, CHANNEL_PROTOCOL)) as socket:
-        if socket.protocol == SPDY_PROTOCOL:
-            await _over_spdy(socket, pod, served)
-        else:
-            await _over_channels(socket, call, pod, served)
+    async with accepted(call, (PROTOCOL,)) as socket:
+        await _converse(socket, pod, served)
 
 
-async def _over_spdy(socket: WebSocket, pod: Object, served: Served) -> None:
+async def _converse(socket: WebSocket, pod: Object, served: Served) -> None:
     """Each connection is a pair of streams, for data and for an error, with one request id."""
     spdy = SpdyServer()
     errors: dict[str, int] = {}
     visits: dict[int, tuple[Visit, str]] = {}
-    async for message in socket.messages():
+    while (message := await socket.receive()) is not None:
         try:
             events = spdy.receive(message)
         except SpdyError:
@@ -108,27 +103,6 @@ async def _over_spdy(socket: WebSocket, pod: Object, served: Served) -> None:
                     errors.pop(visits.pop(stream_id)[1], None)
         if output:
             await socket.send(bytes(output))
-
-
-async def _over_channels(socket: WebSocket, call: Call, pod: Object, served: Served) -> None:
-    """Two channels for each port of the query: data and error. Each begins with the number of the port."""
-    texts = [text for value in call.values.get("ports", []) for text in value.split(",")]
-    if not all(text.isdecimal() and int(text) < 65536 for text in texts):
-        raise bad_request("ports are numbers")
-    visits: dict[int, Visit] = {}
-    for place, port in enumerate(map(int, texts[: STREAMS // 2])):
-        for channel in (2 * place, 2 * place + 1):
-            await socket.send(bytes([channel]) + struct.pack("<H", port))
-        if port in ports_of(pod):
-            visits[2 * place] = Visit(pod, served)
-        else:
-            await socket.send(bytes([2 * place + 1]) + _refusal(pod, str(port)))
-    async for message in socket.messages():
-        visit = visits.get(message[0]) if message else None
-        if visit is not None and (answer := await visit.receive(message[1:])):
-            await socket.send(message[:1] + answer)
-        if visits and all(visit.is_over for visit in visits.values()):
-            return
 
 
 def _refusal(pod: Object, port: str) -> bytes:

@@ -18,6 +18,16 @@ MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\x00"
 _KEY, _VALUE = 1, 2  # of an entry of a map
 _DEPTH = 32
+_POINTERS = frozenset(
+    [
+        "automountServiceAccountToken",
+        "gracePeriodSeconds",
+        "replicas",
+        "revisionHistoryLimit",
+        "terminationGracePeriodSeconds",
+    ]
+)
+"""Fields whose nought means something; elsewhere it is how protobuf says nothing."""
 
 
 def decode(data: bytes) -> tuple[Object, list[str]]:
@@ -74,7 +84,7 @@ def _message(data: bytes, type_name: str, path: str, dropped: list[str], depth: 
         name = names.get(number)
         field = fields_of(type_name)[name] if name else None
         if name is None or field is None or field.item == "any":
-            if raw:
+            if raw and name != "status":
                 dropped.append(f"{path}{name or f'{type_name}#{number}'}")
             continue
         if field.shape == "map":
@@ -85,7 +95,7 @@ def _message(data: bytes, type_name: str, path: str, dropped: list[str], depth: 
         value = _value(raw, field, f"{path}{name}.", dropped, depth)
         if field.shape == "list":
             result.setdefault(name, []).append(value)
-        elif value not in ("", {}, None):
+        elif value or name in _POINTERS:
             result[name] = value
     return result
 

@@ -9,7 +9,8 @@ DEFAULT_USER = "sandbox-admin"
 
 
 def review(call: Call, kind: Kind, document: Object) -> Object:
-    """The document with its ``status``."""
+    """The document with its ``status``. What it asks makes no difference, whether it was understood or not."""
+    call.warnings.clear()
     if kind is ACCESS_REVIEWS:
         status: Object = {"allowed": True, "reason": "everybody may do everything in the sandbox"}
     elif kind is RULES_REVIEWS:

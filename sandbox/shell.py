@@ -19,6 +19,8 @@ This is the shell of the Moorline sandbox. Nothing in it is real. It knows:
 and ; && || between commands, $NAME and $? in them.
 """
 OUTPUT_CHUNK = 16_384
+_ANSWERS = {"hostname": ("{HOSTNAME}\n", 0), "pwd": ("/\n", 0), "whoami": ("root\n", 0), "uname": ("Sandbox\n", 0)}
+_ANSWERS |= {"true": ("", 0), "false": ("", 1), "help": (HELP, 0)}
 
 
 class ShellExit(Exception):
@@ -32,7 +34,7 @@ class ShellExit(Exception):
 def knows(command: str) -> bool:
     """Whether there is such a command here."""
     name = command.rpartition("/")[2]
-    return name in SHELLS or hasattr(Shell, f"_do_{name}")
+    return name in SHELLS or name in _ANSWERS or hasattr(Shell, f"_do_{name}")
 
 
 class Shell:
@@ -123,19 +125,20 @@ class Shell:
         if name in SHELLS:
             return await Shell.run(self, arguments)
         command = getattr(self, f"_do_{name}", None)
+        if name in _ANSWERS:
+            text, status = _ANSWERS[name]
+            await self._console.write(text.format(**self._environment))
+            return status
         if command is None:
             return await self._fail("sh", f"{arguments[0]}: not found; this is the sandbox, try help", 127)
         await trio.lowlevel.checkpoint()
-        status: int | None = await command(arguments[1:])
-        return status or 0
+        outcome: int | None = await command(arguments[1:])
+        return outcome or 0
 
     async def _fail(self, name: str, problem: str, code: int = 1) -> int:
         await self._console.write_error(f"{name}: {problem}\n")
         self._status = code
         return code
-
-    async def _do_help(self, _: list[str]) -> None:
-        await self._console.write(HELP)
 
     async def _do_echo(self, arguments: list[str]) -> None:
         end = "" if arguments[:1] == ["-n"] else "\n"
@@ -173,24 +176,6 @@ class Shell:
 
     async def _do_date(self, _: list[str]) -> None:
         await self._console.write(f"{self._now():%a %b %e %H:%M:%S UTC %Y}\n")
-
-    async def _do_hostname(self, _: list[str]) -> None:
-        await self._console.write(self._files["/etc/hostname"])
-
-    async def _do_pwd(self, _: list[str]) -> None:
-        await self._console.write("/\n")
-
-    async def _do_whoami(self, _: list[str]) -> None:
-        await self._console.write("root\n")
-
-    async def _do_uname(self, _: list[str]) -> None:
-        await self._console.write("Sandbox\n")
-
-    async def _do_true(self, _: list[str]) -> int:
-        return 0
-
-    async def _do_false(self, _: list[str]) -> int:
-        return 1
 
     async def _do_stty(self, arguments: list[str]) -> int | None:
         if not self._console.is_terminal or arguments != ["size"]:

@@ -38,7 +38,7 @@ def columns(kind: Kind) -> list[Object]:
 
 def cells(kind: Kind, document: Object, now: datetime) -> list[str | int]:
     """The cells of an object, in the order of the columns."""
-    return _CELLS[kind](document, now)
+    return _CELLS.get(kind, _plain)(document, now)
 
 
 def age(stamp: str | None, now: datetime) -> str:
@@ -232,21 +232,14 @@ def _node(node: Object, now: datetime) -> list[str | int]:
     ]
 
 
-def _namespace(namespace: Object, now: datetime) -> list[str | int]:
-    return [namespace["metadata"]["name"], (namespace.get("status") or {}).get("phase", ""), _created(namespace, now)]
-
-
-def _config_map(document: Object, now: datetime) -> list[str | int]:
-    count = len(document.get("data") or {}) + len(document.get("binaryData") or {})
-    return [document["metadata"]["name"], count, _created(document, now)]
-
-
-def _secret(secret: Object, now: datetime) -> list[str | int]:
-    return [secret["metadata"]["name"], secret["type"], len(secret.get("data") or {}), _created(secret, now)]
-
-
-def _service_account(account: Object, now: datetime) -> list[str | int]:
-    return [account["metadata"]["name"], _created(account, now)]
+def _plain(document: Object, now: datetime) -> list[str | int]:
+    """A kind that has nothing but its name and a few facts."""
+    facts: dict[str, list[str | int]] = {
+        "Namespace": [(document.get("status") or {}).get("phase", "")],
+        "ConfigMap": [len(document.get("data") or {}) + len(document.get("binaryData") or {})],
+        "Secret": [document.get("type", ""), len(document.get("data") or {})],
+    }
+    return [document["metadata"]["name"], *facts.get(document["kind"], []), _created(document, now)]
 
 
 def _event(event: Object, now: datetime) -> list[str | int]:
@@ -275,10 +268,6 @@ _CELLS: dict[Kind, Callable[[Any, datetime], list[str | int]]] = {
     kinds.ENDPOINTS: _endpoints,
     kinds.ENDPOINT_SLICES: _endpoint_slice,
     kinds.NODES: _node,
-    kinds.NAMESPACES: _namespace,
-    kinds.CONFIG_MAPS: _config_map,
-    kinds.SECRETS: _secret,
-    kinds.SERVICE_ACCOUNTS: _service_account,
     kinds.EVENTS: _event,
 }
 

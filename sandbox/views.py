@@ -46,11 +46,7 @@ class View:
         return self._metadata(document) if self._form else document
 
     def _metadata(self, document: Object) -> Object:
-        return {
-            "kind": "PartialObjectMetadata",
-            "apiVersion": f"{META_GROUP}/v1",
-            "metadata": document["metadata"],
-        }
+        return {"kind": "PartialObjectMetadata", "apiVersion": f"{META_GROUP}/v1", "metadata": document["metadata"]}
 
     def _table(self, documents: list[Object], *, with_columns: bool = True) -> Object:
         result = table(self._kind, documents, self._now, with_columns=with_columns)

@@ -22,47 +22,47 @@ CLOSE_SECONDS = 2.0
 class WebSocket:
     """Binary messages. Made by `accepted` only."""
 
-    def __init__(self, stream: UpgradedStream, outgoing: trio.MemorySendChannel[bytes], protocol: str) -> None:
-        self.protocol = protocol
+    def __init__(self, stream: UpgradedStream, outgoing: trio.MemorySendChannel[bytes]) -> None:
         self._stream = stream
         self._outgoing = outgoing
         self._connection = Connection(ConnectionType.SERVER)
+        self._message = bytearray()
+        self._is_closed = False
 
     async def send(self, data: bytes) -> None:
         """Send a message. Cancelled, it was not sent."""
         await self._outgoing.send(self._connection.send(BytesMessage(data)))
 
-    async def messages(self) -> AsyncIterator[bytes]:
-        """The messages that arrive, until the other side has no more."""
-        message = bytearray()
+    async def receive(self) -> bytes | None:
+        """The next message; None once the other side has no more, or broke the protocol. Cancelling loses nothing."""
         try:
-            while True:
+            while not self._is_closed:
                 for event in self._connection.events():
                     if isinstance(event, Message):
-                        message += event.data.encode() if isinstance(event.data, str) else event.data
-                        if len(message) > MESSAGE_BYTES:
-                            return
-                        if event.message_finished:
-                            yield bytes(message)
-                            message.clear()
+                        self._message += event.data.encode() if isinstance(event.data, str) else event.data
+                        if len(self._message) > MESSAGE_BYTES:
+                            self._is_closed = True
+                        elif event.message_finished:
+                            message = bytes(self._message)
+                            self._message.clear()
+                            return message
                     elif isinstance(event, Ping):
                         await self._outgoing.send(self._connection.send(event.response()))
                     elif isinstance(event, CloseConnection):
+                        self._is_closed = True
                         with contextlib.suppress(LocalProtocolError):  # this side may have closed already
                             await self._outgoing.send(self._connection.send(event.response()))
-                        return
-                data = await self._stream.receive_some()
-                if not data:
-                    return
-                self._connection.receive_data(data)
+                if not self._is_closed:
+                    self._connection.receive_data(await self._stream.receive_some() or None)
         except (trio.BrokenResourceError, trio.ClosedResourceError, RemoteProtocolError):
-            return
+            self._is_closed = True
+        return None
 
     async def close(self) -> None:
         """Say goodbye, and wait a moment for the answer."""
         with contextlib.suppress(LocalProtocolError), trio.move_on_after(CLOSE_SECONDS):
             await self._outgoing.send(self._connection.send(CloseConnection(code=1000)))
-            async for _ in self.messages():
+            while await self.receive() is not None:
                 pass
 
 
@@ -80,12 +80,15 @@ async def accepted(call: Call, protocols: tuple[str, ...]) -> AsyncIterator[WebS
     ]
     stream = await call.downstream.accept_upgrade(ResponseHead(101, fields))
     outgoing, leaving = trio.open_memory_channel[bytes](16)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(_write, stream, leaving)
-        async with outgoing:
-            socket = WebSocket(stream, outgoing, protocol)
-            yield socket
-            await socket.close()
+    socket = WebSocket(stream, outgoing)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_write, stream, leaving)
+            async with outgoing:
+                yield socket
+                await socket.close()
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # the other side has left in the middle
     await stream.aclose()
 
 
