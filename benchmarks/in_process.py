@@ -1,14 +1,15 @@
 """kas, agentk, a scripted origin and callers in one event loop: where the CPU time of a request goes, by function.
 
-``python -m benchmarks.in_process`` prints microseconds for each request; ``--profile`` adds what cProfile saw, in calls and microseconds for
+``python -m benchmarks.in_process`` prints microseconds for each request; ``--profile`` adds what cProfile saw, in
+calls and microseconds for
 each request. Loopback only. cProfile makes small functions look dearer than they are: it ranks, it does not measure.
 """
 
 from __future__ import annotations
 
 import argparse
-import cProfile
 import contextlib
+import cProfile
 import pstats
 import tempfile
 import time
@@ -179,7 +180,8 @@ def main() -> None:
     if profile is not None:
         total = arguments.connections * (arguments.requests + 1) * arguments.rounds
         rows = []
-        for (file, line, name), (_, calls, own, cumulative, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        for (file, line, name), (_, calls, own, cumulative, _) in pstats.Stats(profile).stats.items():  # type:
+ignore[attr-defined]
             where = "/".join(file.split("/")[-2:])
             rows.append((own / total * 1e6, cumulative / total * 1e6, calls / total, f"{name} ({where}:{line})"))
         rows.sort(reverse=True)
