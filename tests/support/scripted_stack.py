@@ -384,10 +384,14 @@ async def open_stack(
     cluster_tls: bool = False,
     with_line: bool = False,
     with_agent: bool = True,
+    prepare: Callable[[Access], None] | None = None,
 ) -> AsyncIterator[Stack]:
-    """Everything running for the length of the block, on ports of its own."""
+    """Everything running for the length of the block, on ports of its own. ``prepare`` may add to the access file."""
     cluster = ScriptedCluster(tls=cluster_context() if cluster_tls else None)
     access = Access(folder / "access.yaml")
+    if prepare is not None:
+        prepare(access)
+        access.write()
     observed = ObservedKas(_kas_config(folder, access.path, **(kas or {})))
     async with trio.open_nursery() as nursery:
         cluster_scope = trio.CancelScope()
