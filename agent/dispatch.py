@@ -68,9 +68,10 @@ class Dispatcher:
 
     async def handle(self, downstream: Downstream) -> None:
         """Serve one request to its end."""
+        request_id = None
         try:
             identity = check_request(downstream.request, self._modes)
-            REQUEST_ID.set(identity.request_id)
+            request_id = REQUEST_ID.set(identity.request_id)
             origin = self._origins.get(downstream.request.authority)
             if origin is None:
                 raise RequestRefused("this agent offers no such origin", status=404, word="unknown-origin")
@@ -81,6 +82,9 @@ class Dispatcher:
             await answer_failure(downstream, exc.status, exc.word, str(exc))
         except UpstreamFailure as exc:
             await answer_failure(downstream, exc.status, exc.word, str(exc))
+        finally:
+            if request_id is not None:
+                REQUEST_ID.reset(request_id)  # the task may go on to serve another request
 
     def _complain(self, refusal: RequestRefused) -> None:
         now = trio.current_time()

@@ -70,6 +70,9 @@ OPEN_WAIT_SECONDS = 1.0
 TICK_SECONDS = 5.0
 """How late a deadline of the engine may be met: all of them are coarse."""
 
+RESTING_WORKERS = 64
+"""So many tasks of requests that have ended wait for the next request; the others end."""
+
 DRAIN_PING = b"ml-drain"
 FIRST_GOAWAY_ID = 2**31 - 1
 
@@ -92,6 +95,21 @@ class _Drain(enum.Enum):
     """A responder has said that it will go, and waits for the requests that are under way."""
     ENDING = "ending"
     """What runs may end; the last one closes the connection."""
+
+
+class _Worker:
+    """A task that serves requests, and the one that it serves now or next."""
+
+    __slots__ = ("stream", "wakeup")
+
+    def __init__(self, stream: ServedStream) -> None:
+        self.stream = stream
+        self.wakeup = Wakeup()
+
+    def take(self, stream: ServedStream) -> None:
+        """Go on with this one."""
+        self.stream = stream
+        self.wakeup.call()
 
 
 class Connection:
@@ -117,6 +135,7 @@ class Connection:
         self._name = name
         self._streams: set[Http2Stream] = set()
         self._accepted: list[ServedStream] = []
+        self._resting: list[_Worker] = []
         self._openings = Openings()
         self._writer_wakeup = Wakeup()
         self._ready = trio.Event()
@@ -335,7 +354,10 @@ class Connection:
                     self._writer_wakeup.call()
                 if accepted:
                     for stream in accepted:
-                        handlers.start_soon(self._serve, stream)
+                        if self._resting:
+                            self._resting.pop().take(stream)
+                        else:
+                            handlers.start_soon(self._work, stream)
                     accepted.clear()
 
     async def _write_frames(self, everything: trio.CancelScope) -> None:
@@ -387,12 +409,26 @@ class Connection:
         elif verdict is Verdict.STRANGER:
             self.close(debug=b"unauthenticated")
 
-    async def _serve(self, stream: ServedStream) -> None:
+    async def _work(self, stream: ServedStream) -> None:
+        """Serve one request after the other, in one task and under one scope: both cost more than most handlers.
+
+        A request that is cancelled takes its task with it.
+        """
+        worker = _Worker(stream)
+        with trio.CancelScope() as scope:
+            while True:
+                await self._serve(worker.stream, scope)
+                if scope.cancel_called or len(self._resting) >= RESTING_WORKERS:
+                    return
+                self._resting.append(worker)
+                await worker.wakeup.wait()
+
+    async def _serve(self, stream: ServedStream, scope: trio.CancelScope) -> None:
         assert self._handler is not None
         try:
-            with trio.CancelScope() as stream.scope:
-                if stream.failure is None:
-                    await self._handler(stream)
+            if stream.failure is None:
+                stream.scope = scope
+                await self._handler(stream)
         except (StreamError, ConnectionEnded, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             logger.debug("%s: stream %d ended: %s", self._name, stream.stream_id, exc)
         except Exception:
@@ -401,13 +437,17 @@ class Connection:
         finally:
             stream.scope = None
             stream.conclude()
-            self._liveness.answered()
             if not self._ended.is_set():
                 self._engine.release(stream.h2)
                 self._writer_wakeup.call()
             self._discard(stream)
-            if self._liveness.verdict(trio.current_time()) is Verdict.STRANGER:
-                self.close(debug=b"unauthenticated")
+            if not self._liveness.is_known:
+                self._note_stranger()
+
+    def _note_stranger(self) -> None:
+        self._liveness.answered()
+        if self._liveness.verdict(trio.current_time()) is Verdict.STRANGER:
+            self.close(debug=b"unauthenticated")
 
     # --- events ---------------------------------------------------------------------------------------
 

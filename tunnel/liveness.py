@@ -45,19 +45,20 @@ class Liveness:
 
     __slots__ = (
         "_answers",
-        "_known",
         "_opened_at",
         "_ping_sent_at",
         "_ponged_at",
         "_times",
         "idle_since",
+        "is_known",
         "received_at",
     )
 
     def __init__(self, times: ConnectionTimes, now: float) -> None:
         self._times = times
         self._opened_at = now
-        self._known = False
+        self.is_known = False
+        """Whether a request was authenticated here."""
         self._answers = 0
         self._ping_sent_at: float | None = None
         self._ponged_at = -math.inf
@@ -81,7 +82,7 @@ class Liveness:
 
     def authenticated(self) -> None:
         """The peer is no stranger any more."""
-        self._known = True
+        self.is_known = True
 
     def answered(self) -> None:
         """One more answer went out."""
@@ -90,7 +91,7 @@ class Liveness:
     def verdict(self, now: float) -> Verdict:
         """What is to be done now."""
         times = self._times
-        if not self._known and (now - self._opened_at >= times.stranger or self._answers >= times.stranger_answers):
+        if not self.is_known and (now - self._opened_at >= times.stranger or self._answers >= times.stranger_answers):
             return Verdict.STRANGER
         if self.idle_since is not None and now - self.idle_since >= times.idle:
             return Verdict.IDLE
@@ -108,6 +109,6 @@ class Liveness:
             due = max(self._ping_sent_at, self.received_at) + times.ping_deadline
         if self.idle_since is not None:
             due = min(due, self.idle_since + times.idle)
-        if not self._known:
+        if not self.is_known:
             due = min(due, self._opened_at + times.stranger)
         return due
