@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import cProfile
-import pstats
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -180,8 +179,8 @@ def main() -> None:
     if profile is not None:
         total = arguments.connections * (arguments.requests + 1) * arguments.rounds
         rows = []
-        for (file, line, name), (_, calls, own, cumulative, _) in pstats.Stats(profile).stats.items():  # type:
-ignore[attr-defined]
+        profile.create_stats()
+        for (file, line, name), (_, calls, own, cumulative, _) in profile.stats.items():  # type: ignore[attr-defined]
             where = "/".join(file.split("/")[-2:])
             rows.append((own / total * 1e6, cumulative / total * 1e6, calls / total, f"{name} ({where}:{line})"))
         rows.sort(reverse=True)
