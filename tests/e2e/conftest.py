@@ -137,26 +137,23 @@ def route(request: pytest.FixtureRequest, bed: Bed) -> Route:
 
 
 @pytest.fixture
-def namespace(request: pytest.FixtureRequest, direct: Kubectl) -> Iterator[str]:
+def namespace(bed: Bed) -> Iterator[str]:
     """A namespace for this test alone."""
-    with _namespace(direct, "e2e-") as name:
+    with bed.namespace("e2e-") as name:
         yield name
 
 
 @pytest.fixture
-def twins(direct: Kubectl) -> Iterator[tuple[str, str]]:
+def twins(bed: Bed) -> Iterator[tuple[str, str]]:
     """Two namespaces for this test alone: one to be changed directly, one through the tunnel."""
-    with _namespace(direct, "e2e-one-") as one, _namespace(direct, "e2e-two-") as two:
+    with bed.namespace("e2e-one-") as one, bed.namespace("e2e-two-") as two:
         yield one, two
 
 
-_namespace = Bed.namespace
-
-
 @pytest.fixture(scope="session")
-def pod(bed: Bed, direct: Kubectl) -> Iterator[tuple[str, str]]:
+def pod(bed: Bed) -> Iterator[tuple[str, str]]:
     """A namespace and the name of a pod in it that runs for ever, to exec into."""
-    with _namespace(direct, "e2e-pod-") as name:
+    with bed.namespace("e2e-pod-") as name:
         bed.run_pod(name, "shell", ["sleep", "infinity"])
         yield name, "shell"
 

@@ -120,7 +120,7 @@ CHANGES: list[tuple[int, str, str | None]] = [
         None,
     ),
     (0, """patch deployment web --subresource=scale --type=merge -p '{"spec":{"replicas":0}}'""", None),
-    (1, """patch deployment web --type=merge -p '{"spec":{"replicas":"many"}}'""", None),
+    (1, """patch configmap settings --type=merge -p '{"data":{"a":1}}'""", None),
     (0, "set image deployment/web main=five", None),
     (0, "scale deployment web --replicas=0", None),
     (0, "annotate deployment web when=now", None),
@@ -139,8 +139,7 @@ CHANGES: list[tuple[int, str, str | None]] = [
     (0, "get deployments,configmaps,secrets,quota -o name", None),
     (0, "delete configmap settings", None),
     (1, "delete configmap settings", None),
-    (0, "delete deployment web --cascade=foreground", None),
-    (0, "get deployments", None),
+    (0, "delete deployment web --wait=false", None),
 ]
 """The exit status, the command, and what it reads from its standard input."""
 

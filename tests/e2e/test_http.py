@@ -13,6 +13,7 @@ import pytest
 from e2e.testbed.bed import Bed, Route
 from e2e.testbed.http import Endpoint
 from e2e.testbed.kubectl import Kubectl
+from e2e.testbed.processes import until
 
 VARYING = {"date", "audit-id", "content-length", "x-kubernetes-pf-flowschema-uid", "x-kubernetes-pf-prioritylevel-uid"}
 OURS = {"moorline-request-id", "x-request-id"}
@@ -223,6 +224,13 @@ def crowd(bed: Bed) -> str:
     """A namespace with 5,000 configmaps; it stays until the control plane goes."""
     name = "e2e-crowd"
     bed.direct("create", "namespace", name)
+    until(
+        lambda: (
+            not bed.has_controllers or bed.direct.attempt("get", "cm", "kube-root-ca.crt", "-n", name).returncode == 0
+        ),
+        seconds=10,
+        what="the controllers have put their configmap into a new namespace",
+    )
     items = [
         {
             "apiVersion": "v1",
@@ -272,7 +280,8 @@ def test_a_watch_list_streams_all_objects_and_the_bookmark(proxied: Endpoint, cr
         answer = proxied.curl(f"/api/v1/namespaces/{crowd}/configmaps?{query}", version)
         events = [json.loads(line) for line in answer.body.splitlines()]
         assert answer.status == 200
-        assert len([event for event in events if event["type"] == "ADDED"]) == 5000 + 1
+        added = {event["object"]["metadata"]["name"] for event in events if event["type"] == "ADDED"}
+        assert added - {"kube-root-ca.crt"} == {f"member-{n:04}" for n in range(5000)}
         marks = [event for event in events if event["type"] == "BOOKMARK"]
         assert marks[0]["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
 

@@ -15,7 +15,7 @@ import trio
 from e2e.testbed.bed import Bed, Route
 from e2e.testbed.kubectl import Kubectl, Running, assert_same
 from e2e.testbed.processes import until
-from e2e.testbed.terminal import on_terminal
+from e2e.testbed.terminal import Terminal, on_terminal
 
 SPDY = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false", "KUBECTL_PORT_FORWARD_WEBSOCKETS": "false"}
 SEQUENCE = "".join(f"{number}\n" for number in range(1, 2_000_001)).encode()
@@ -115,19 +115,24 @@ def test_the_command_learns_that_kubectl_was_killed(streaming: Kubectl, pod: tup
         running.popen.stdin.close()
 
 
+def _type_until_size(terminal: Terminal, wanted: str) -> None:
+    """Ask for the size until it is this one: sizes travel on a stream of their own, and may come after what is typed."""
+    for _ in range(50):
+        terminal.type("again\n")
+        if terminal.wait_for(r"(\d+ \d+)\r?\n")[1] == wanted:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"the size {wanted} did not arrive")
+
+
 def test_a_terminal_has_the_callers_size_and_follows_it(streaming: Kubectl, pod: tuple[str, str]) -> None:
-    script = "stty size; while read line; do stty size; test $line = end && exit 6; done"
+    script = "echo ready; while read line; do test $line = end && exit 6; stty size; done"
     command = [str(streaming.program), *_exec(pod, "sh", "-c", script, options=("-it",))]
     with on_terminal(command, streaming.full_environ(), rows=31, columns=77) as terminal:
-        terminal.wait_for(r"31 77\r?\n")
+        terminal.wait_for("ready")
+        _type_until_size(terminal, "31 77")
         terminal.resize(rows=42, columns=99)
-        for _ in range(50):  # the new size travels on a stream of its own, and may come after what is typed
-            time.sleep(0.1)
-            terminal.type("again\n")
-            if terminal.wait_for(r"(\d+ \d+)\r?\n")[1] == "42 99":
-                break
-        else:
-            pytest.fail("the new size did not arrive")
+        _type_until_size(terminal, "42 99")
         terminal.type("end\n")
         assert terminal.wait() == 6
 

@@ -76,16 +76,25 @@ class Bed:
         where = ["-n", namespace] if namespace else []
         self.direct("apply", "-f", "-", *where, stdin=yaml.safe_dump_all(objects).encode())
 
-    @staticmethod
     @contextmanager
-    def namespace(kubectl: Kubectl, prefix: str) -> Iterator[str]:
-        """A new namespace, which goes away (without waiting for it) at the end of the block."""
+    def namespace(self, prefix: str) -> Iterator[str]:
+        """A new namespace, which goes away (without waiting for it) at the end of the block.
+
+        Where the cluster has no controllers, it gets the one configmap that they put into each.
+        """
         name = f"{prefix}{secrets.token_hex(4)}"
-        kubectl("create", "namespace", name)
+        self.direct("create", "namespace", name)
+        if not self.has_controllers:
+            self.direct("create", "configmap", "kube-root-ca.crt", "-n", name)
         try:
             yield name
         finally:
-            kubectl("delete", "namespace", name, "--wait=false")
+            self.direct("delete", "namespace", name, "--wait=false")
+
+    @property
+    def has_controllers(self) -> bool:
+        """Whether a kube-controller-manager runs; envtest's programs come without."""
+        return self.cluster.own is None or self.assets.kube_controller_manager is not None
 
     def pod_manifest(self, name: str, command: Sequence[str], **container: Any) -> dict[str, Any]:
         """A pod of one container."""
