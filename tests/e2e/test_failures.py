@@ -16,7 +16,7 @@ from e2e.testbed.kubectl import Kubectl
 from e2e.testbed.names import DOMAIN
 from e2e.testbed.processes import free_port, open_descriptors, rss_bytes, until
 from e2e.testbed.relays import ConnectProxy, Gate
-from e2e.testbed.tunnel import PROGRAMS, Tunnel
+from e2e.testbed.tunnel import Tunnel
 
 pytestmark = pytest.mark.tunnel
 
@@ -97,6 +97,29 @@ def test_a_kube_apiserver_that_is_down_is_a_502_that_names_agent_and_upstream(
         health = {name: httpx.get(f"http://127.0.0.1:{port}/{name}") for name in ("livez", "readyz")}
         assert health["livez"].status_code == 200
         assert health["readyz"].status_code == 503, health["readyz"].text
+
+
+@pytest.mark.own_cluster
+def test_a_kube_apiserver_that_restarts_costs_no_tunnel(
+    bed: Bed, tunnel: Tunnel, through: Kubectl, namespace: str
+) -> None:
+    own = bed.cluster.own
+    assert own is not None
+    info = tunnel.endpoint("tcp")
+    before = len(tunnel.logged("tunnel registered"))
+    with through.running("get", "configmaps", "-n", namespace, "-w", "-o", "name") as watch:
+        watch.wait_for("configmap/")
+        own.kill_apiserver()
+        try:
+            watch.wait(seconds=10)
+            assert "unable to decode" not in watch.stderr
+            result = through.attempt("get", "--raw", "/api/v1/nodes")
+            assert "(BadGateway)" in result.errors, str(result)
+            assert info.curl("/agentk/v1/info").status == 200
+        finally:
+            own.start_apiserver()
+    until(lambda: through.attempt("get", "nodes").returncode == 0, seconds=10, what="the cluster is served again")
+    assert len(tunnel.logged("tunnel registered")) == before
 
 
 def test_a_healthy_agent_is_ready_and_small(tunnel: Tunnel) -> None:
@@ -293,8 +316,3 @@ def test_watches_end_cleanly_when_their_agent_is_killed(
             watch.wait(seconds=10)
             assert "unable to decode" not in watch.stderr
             assert "stream error" not in watch.stderr, watch.stderr
-
-
-def test_the_commands_are_those_of_the_installation(tunnel: Tunnel) -> None:
-    assert {"kas", "agentk", "moorline"} <= {path.name for path in PROGRAMS.iterdir()}
-    assert tunnel.kas is not None
