@@ -11,6 +11,7 @@ import trio
 
 from agent.agent import Agent
 from agent.command_line import read_settings
+from operations.collector import spare_the_collector
 from operations.configuration import ConfigurationError, exit_with_configuration_error
 from operations.exit_codes import FAILURE, OK
 from operations.logs import configure_logging
@@ -32,6 +33,7 @@ def run_process(arguments: Sequence[str]) -> int:
     except ValueError as exc:
         exit_with_configuration_error("agentk", ConfigurationError([str(exc)]))
     status = OK
+    spare_the_collector()
     try:
         trio.run(_run_under_signals, agent)
     except* OSError as group:

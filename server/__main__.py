@@ -77,6 +77,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _run(config: object) -> int:
     import trio
 
+    from operations.collector import spare_the_collector
     from operations.signals import handle_signals
     from operations.watched_files import FileProblem
     from server.config import KasConfig
@@ -97,6 +98,7 @@ def _run(config: object) -> int:
     except (FileProblem, OSError) as exc:  # ssl.SSLError is an OSError
         exit_with_configuration_error(PROGRAM, ConfigurationError([str(exc)]))
     status = OK
+    spare_the_collector()
     try:
         trio.run(serve, kas)
     except* OSError as group:
