@@ -66,9 +66,8 @@ def check_request(request: RequestHead, modes: Collection[str]) -> Identity:
         raise _bad_request("the target does not begin with '/', or contains white space or control bytes")
     if request.protocol is not None and request.protocol.lower() not in _UPGRADES:
         raise _bad_request("the upgrade token is neither websocket nor SPDY/3.1")
-    kinds_of = _KINDS
-    for name, value in request.fields:
-        if kinds_of[name] & _IS_CHECKED:
+    if _KINDS.of_all(request.fields) & _IS_CHECKED:
+        for name, value in request.fields:
             _check_field(name, value)
     identity = _decode(request.fields)
     _check_identity(identity, modes)

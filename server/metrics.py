@@ -5,6 +5,7 @@ Labels are few and bounded: agents that are connected, verb classes, status clas
 
 from __future__ import annotations
 
+import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -34,11 +35,7 @@ class ExchangeMetrics:
         if exchange.head_at is not None:
             seconds = exchange.head_at - exchange.started_at
             self._head_sum += seconds
-            for index, bound in enumerate(DURATION_BOUNDS):
-                if seconds <= bound:
-                    self._head_counts[index] += 1
-                    return
-            self._head_counts[-1] += 1
+            self._head_counts[bisect.bisect_left(DURATION_BOUNDS, seconds)] += 1
 
     def ended(self, exchange: ExchangeFacts) -> None:
         """One less under way."""

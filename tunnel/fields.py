@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
+import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tunnel.messages import Fields
 
@@ -82,6 +84,10 @@ class NameKinds(dict[bytes, int]):
         super().__init__({name: compute(name) for name in _USUAL_NAMES})
         self._compute = compute
 
+    def of_all(self, fields: Fields) -> int:
+        """The bits of all lines together. No bytecode runs for a name that is known."""
+        return functools.reduce(operator.or_, map(self.__getitem__, names_of(fields)), 0)
+
     def __missing__(self, name: bytes) -> int:
         kinds = self._compute(name)
         if len(name) <= _KNOWN_NAME_BYTES and len(self) < _KNOWN_NAMES_LIMIT:
@@ -112,22 +118,25 @@ def _kinds(name: bytes) -> int:
 _KINDS = NameKinds(_kinds)
 
 
+def names_of(fields: Fields) -> Iterator[bytes]:
+    """The names of all lines, in order."""
+    return map(_name_of, fields)
+
+
+_name_of = operator.itemgetter(0)
+
+
 def _without(fields: Fields, unwanted: int) -> Fields:
     """The lines whose names have none of the bits; the argument itself where all are such."""
     kinds_of = _KINDS
-    for name, _ in fields:
-        if kinds_of[name] & unwanted:
-            return [line for line in fields if not kinds_of[line[0]] & unwanted]
-    return fields
+    if not kinds_of.of_all(fields) & unwanted:
+        return fields
+    return [line for line in fields if not kinds_of[line[0]] & unwanted]
 
 
 def _has(fields: Fields, wanted: int) -> bool:
     """Whether a line's name has one of the bits."""
-    kinds_of = _KINDS
-    for name, _ in fields:  # noqa: SIM110 - a generator costs more than the look-ups
-        if kinds_of[name] & wanted:
-            return True
-    return False
+    return bool(_KINDS.of_all(fields) & wanted)
 
 
 def list_members(fields: Fields, name: bytes) -> list[bytes]:
@@ -148,9 +157,9 @@ def strip_hop_by_hop(fields: Fields) -> Fields:
     Removes ``Connection`` and every field that it names, ``Keep-Alive``, ``Proxy-*``, ``Trailer``,
     ``Transfer-Encoding``, ``Upgrade`` and ``HTTP2-Settings``. ``TE`` is reduced to ``te: trailers`` where it said so.
     """
-    kept, speaking = _sort_out_hop_by_hop(fields)
-    if len(kept) == len(fields):
+    if not _KINDS.of_all(fields) & _IS_HOP_BY_HOP:
         return fields
+    kept, speaking = _sort_out_hop_by_hop(fields)
     if not speaking or (len(speaking) == 1 and speaking[0] in _NAMING_NOTHING):
         return kept
     named = {normalised(member) for member in list_members(speaking, b"connection")}

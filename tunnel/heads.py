@@ -7,6 +7,7 @@ the caller used. A 101 does not exist in HTTP/2: it travels as ``:status 200`` a
 from __future__ import annotations
 
 from tunnel.errors import RemoteProtocolError
+from tunnel.fields import names_of
 from tunnel.messages import Field, Fields, RequestHead, ResponseHead
 
 METHOD_FIELD = b"moorline-method"
@@ -17,6 +18,7 @@ _METHODS: dict[bytes, Field] = {
     method: (b":method", method) for method in (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS")
 }
 _STATUSES: dict[int, Field] = {status: (b":status", b"%d" % status) for status in range(100, 600)}
+_LENGTH_OR_HOST = frozenset({b"content-length", b"host"})
 _NOT_IN_UPGRADES = frozenset({b"content-length", b"transfer-encoding", b"connection", b"upgrade"})
 
 
@@ -61,12 +63,13 @@ def request_head(fields: Fields, *, ended: bool) -> RequestHead:
             protocol = value
     rest = fields[regular:]
     content_length: int | None = None
-    for name, value in rest:
-        if name == b"content-length":
-            content_length = int(value)
-        elif name == b"host":
-            authority = authority or value
-            rest = [field for field in rest if field[0] != b"host"]
+    if not _LENGTH_OR_HOST.isdisjoint(names_of(rest)):
+        for name, value in rest:
+            if name == b"content-length":
+                content_length = int(value)
+            elif name == b"host":
+                authority = authority or value
+        rest = [field for field in rest if field[0] != b"host"]
     if protocol is not None:
         method, rest = _original_method(rest)
         return RequestHead(method, target, authority, rest, protocol, None, True, (2, 0))

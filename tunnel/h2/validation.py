@@ -7,6 +7,7 @@ is wrong never quotes a value.
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import Final
 
@@ -38,6 +39,9 @@ _NOTABLE: Final = frozenset(_PSEUDO_VALUES) | {b"content-length", b"host"}
 """The fields behind the pseudo-fields at which the checks of a head have to stop."""
 
 _REQUEST_PSEUDO: Final = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
+
+
+_name_of = operator.itemgetter(0)
 
 
 class MalformedHead(Exception):
@@ -85,6 +89,8 @@ def check_request(fields: Fields, *, extended_connect: bool) -> int:
         raise MalformedHead(":status in a request")
     _check_method(pseudo, extended_connect)
     length = NO_LENGTH
+    if _NOTABLE.isdisjoint(map(_name_of, fields[count:])):
+        return length
     host = pseudo.get(b":authority") or None
     for name, value in fields[count:] if count else fields:
         if name not in _NOTABLE:
@@ -129,6 +135,8 @@ def check_response(fields: Fields) -> tuple[int, int]:
         # RFC 9113 §8.6: HTTP/2 has no 101.
         raise MalformedHead("status 101")
     length = NO_LENGTH
+    if _NOTABLE.isdisjoint(map(_name_of, fields[1:])):
+        return status, length
     for name, value in fields[1:]:
         if name in _NOTABLE and name != b"host":
             length = _content_length(name, value, length)

@@ -12,7 +12,7 @@ import re
 from typing import NamedTuple
 
 from tunnel.errors import LocalProtocolError, RemoteProtocolError
-from tunnel.fields import list_members
+from tunnel.fields import list_members, names_of
 from tunnel.http1.limits import DEFAULT_LIMITS, Http1Limits
 from tunnel.messages import Fields, RequestHead, ResponseHead
 
@@ -234,10 +234,7 @@ def _note_upgrade(head: RequestHead, upgrades: frozenset[bytes]) -> None:
 
 def persistent(fields: Fields, http_version: tuple[int, int]) -> bool:
     """Whether the sender of this head wants the connection to live on (RFC 9112 §9.3). Names are in lower case."""
-    for name, _ in fields:
-        if name == b"connection":
-            break
-    else:
+    if b"connection" not in names_of(fields):
         return http_version == (1, 1)
     members = [member.lower() for member in list_members(fields, b"connection")]
     if http_version == (1, 1):
@@ -319,12 +316,24 @@ _TITLE_CASE_NAMES = (
 _WRITTEN_BY_FRAMING = (
     b"connection content-length host keep-alive proxy-connection transfer-encoding upgrade http2-settings".split()
 )
+
+
 # What is put before the value; empty for the fields that are made anew on each hop.
-_LINE_STARTS: dict[bytes, bytes] = {
-    **{name: name.title() + b": " for name in _TITLE_CASE_NAMES},
-    **{name: written + b": " for name, written in _ODD_NAMES.items()},
-    **dict.fromkeys(_WRITTEN_BY_FRAMING, b""),
-}
+class _LineStarts(dict[bytes, bytes]):
+    def __missing__(self, name: bytes) -> bytes:
+        if not _TOKEN_ONLY.fullmatch(name):
+            raise LocalProtocolError(f"a header name that is no token was to be sent: {name[:64]!r}")
+        start = self.get(name.lower())
+        return name + b": " if start is None else start
+
+
+_LINE_STARTS = _LineStarts(
+    {
+        **{name: name.title() + b": " for name in _TITLE_CASE_NAMES},
+        **{name: written + b": " for name, written in _ODD_NAMES.items()},
+        **dict.fromkeys(_WRITTEN_BY_FRAMING, b""),
+    }
+)
 _STATUS_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus}
 
 
@@ -334,13 +343,8 @@ def encode_fields(fields: Fields | tuple[()]) -> bytes:
     Leaves out what each hop makes anew: connection, content-length, host, transfer-encoding, upgrade and the like.
     Raises `LocalProtocolError` for a name that is no token or a value with a control byte.
     """
-    lines: list[bytes] = []
-    for name, value in fields:
-        start = _LINE_STARTS.get(name)
-        if start is None:
-            start = _line_start(name)
-        if start:
-            lines.append(start + value)
+    starts = _LINE_STARTS
+    lines = [start + value for name, value in fields if (start := starts[name])]
     if not lines:
         return b""
     lines.append(b"")
@@ -348,13 +352,6 @@ def encode_fields(fields: Fields | tuple[()]) -> bytes:
     if block.translate(None, _FIELD_BYTES) != CRLF * (len(lines) - 1):
         raise LocalProtocolError("a header value with a control byte was to be sent")
     return block
-
-
-def _line_start(name: bytes) -> bytes:
-    if not _TOKEN_ONLY.fullmatch(name):
-        raise LocalProtocolError(f"a header name that is no token was to be sent: {name[:64]!r}")
-    start = _LINE_STARTS.get(name.lower())
-    return name + b": " if start is None else start
 
 
 def encode_request_head(head: RequestHead, *, authority: bytes, framing: bytes = b"") -> bytes:
