@@ -12,6 +12,8 @@ from support.scripted_callers import Caller, CutOff
 from support.scripted_cluster import Visit
 from support.scripted_stack import Stack, Version, open_files, open_stack, open_tasks, until
 
+from tunnel.connection import RESTING_WORKERS
+
 BIG = b"/api/v1/big"
 SMALL = b"/api/v1/small"
 LOG = b"/api/v1/namespaces/default/pods/one/log"
@@ -168,7 +170,7 @@ async def _check_nothing_stays(folder: Path, version: Version, count: int) -> No
         await stack.settle()
         await stack.cluster.wait_connections(0)
         await until(lambda: stack.kas.front.open_connections == 0)
-        await until(lambda: open_tasks() <= tasks)
+        await until(lambda: open_tasks() <= tasks + RESTING_WORKERS)
         assert open_files() <= files
         assert stack.held_bytes() == (0, 0)
         assert len(stack.tunnel._streams) == 0
@@ -224,7 +226,7 @@ async def test_many_watches_that_end_at_once_leave_the_tunnel_up_or_nothing_behi
         await stack.settle()
         await stack.cluster.wait_connections(1)
         await until(lambda: stack.kas.front.open_connections == 0)
-        await until(lambda: open_tasks() <= tasks)
+        await until(lambda: open_tasks() <= tasks + RESTING_WORKERS)
         await until(lambda: open_files() <= files + 1)
         assert stack.held_bytes() == (0, 0)
         if end != "agent":
