@@ -26,7 +26,7 @@ nox.options.default_venv_backend = "virtualenv"
 ROOT = Path(__file__).parent
 SHARED = ROOT / ".nox" / "shared"
 PACKAGES = ["tunnel", "agent", "server", "bff", "moorline", "operations"]
-CHECKED = [*PACKAGES, "tests", "docs", "noxfile.py"]
+CHECKED = [*PACKAGES, "tests", "docs", "benchmarks", "noxfile.py"]
 COMMANDS = ["kas", "agentk", "moorline"]
 
 PURE_MODULES = [
@@ -155,6 +155,18 @@ def long(session: nox.Session) -> None:
     programs = shared(session, with_project=True)
     arguments = session.posargs or ["tests", "tests/e2e"]
     tool(session, programs, "pytest", "-m", "long", "--timeout=3600", *arguments, PYTHONSAFEPATH="1")
+
+
+@nox.session(venv_backend="none", default=False)
+def bench(session: nox.Session) -> None:
+    """Moorline against a direct connection and a Go tunnel of the same design: minutes; `-- quick`: the main rows.
+
+    `-- micro` counts bytecodes and times single stages, `-- profile` shows where the time of a request goes.
+    """
+    programs = shared(session, with_project=False)
+    arguments = list(session.posargs)
+    module = f"benchmarks.{arguments.pop(0)}" if arguments[:1] in (["micro"], ["profile"]) else "benchmarks"
+    tool(session, programs, "python", "-m", module, *arguments)
 
 
 @nox.session

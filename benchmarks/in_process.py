@@ -105,7 +105,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[int, str]]:
     )
     async with trio.open_nursery() as nursery:
         origins = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, serve_origin, origins)
+        await nursery.start(trio.serve_listeners, serve_origin, origins)
         origin_port = origins[0].socket.getsockname()[1]
         paths["kubeconfig"].write_text(
             yaml.safe_dump(
@@ -180,7 +180,7 @@ def main() -> None:
         total = arguments.connections * (arguments.requests + 1) * arguments.rounds
         rows = []
         profile.create_stats()
-        for (file, line, name), (_, calls, own, cumulative, _) in profile.stats.items():  # type: ignore[attr-defined]
+        for (file, line, name), (_, calls, own, cumulative, _) in profile.stats.items():
             where = "/".join(file.split("/")[-2:])
             rows.append((own / total * 1e6, cumulative / total * 1e6, calls / total, f"{name} ({where}:{line})"))
         rows.sort(reverse=True)
