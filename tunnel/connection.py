@@ -18,7 +18,7 @@ import dataclasses
 import enum
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import trio
 
@@ -26,7 +26,6 @@ from tunnel.errors import (
     ConnectionEnded,
     ErrorCode,
     PeerUnresponsive,
-    StreamError,
     StreamLimitReached,
     TunnelError,
     error_code_name,
@@ -55,6 +54,7 @@ from tunnel.openings import Openings
 from tunnel.streams import Http2Stream, RequestStream, ServedStream
 from tunnel.transports.base import SMALL_BYTES, Transport, send_at_once
 from tunnel.wakeup import Wakeup
+from tunnel.workers import Handler, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +70,8 @@ OPEN_WAIT_SECONDS = 1.0
 TICK_SECONDS = 5.0
 """How late a deadline of the engine may be met: all of them are coarse."""
 
-RESTING_WORKERS = 64
-"""So many tasks of requests that have ended wait for the next request; the others end."""
-
 DRAIN_PING = b"ml-drain"
 FIRST_GOAWAY_ID = 2**31 - 1
-
-Handler = Callable[[ServedStream], Awaitable[None]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,21 +92,6 @@ class _Drain(enum.Enum):
     """What runs may end; the last one closes the connection."""
 
 
-class _Worker:
-    """A task that serves requests, and the one that it serves now or next."""
-
-    __slots__ = ("stream", "wakeup")
-
-    def __init__(self, stream: ServedStream) -> None:
-        self.stream = stream
-        self.wakeup = Wakeup()
-
-    def take(self, stream: ServedStream) -> None:
-        """Go on with this one."""
-        self.stream = stream
-        self.wakeup.call()
-
-
 class Connection:
     """One HTTP/2 connection in either role, over one transport."""
 
@@ -130,12 +110,11 @@ class Connection:
         """``handler`` serves requests (responder). ``on_going_away`` hears the debug data of the peer's GOAWAY."""
         self._transport = transport
         self._engine = Engine(role, config, budget=budget, now=trio.current_time())
-        self._handler = handler
+        self._workers = Workers(handler, name=name, ended=self._on_served)
         self._on_going_away = on_going_away
         self._name = name
         self._streams: set[Http2Stream] = set()
         self._accepted: list[ServedStream] = []
-        self._resting: list[_Worker] = []
         self._openings = Openings()
         self._writer_wakeup = Wakeup()
         self._ready = trio.Event()
@@ -354,10 +333,8 @@ class Connection:
                     self._writer_wakeup.call()
                 if accepted:
                     for stream in accepted:
-                        if self._resting:
-                            self._resting.pop().take(stream)
-                        else:
-                            handlers.start_soon(self._work, stream)
+                        if not self._workers.resume(stream):
+                            handlers.start_soon(self._workers.work, stream)
                     accepted.clear()
 
     async def _write_frames(self, everything: trio.CancelScope) -> None:
@@ -409,40 +386,14 @@ class Connection:
         elif verdict is Verdict.STRANGER:
             self.close(debug=b"unauthenticated")
 
-    async def _work(self, stream: ServedStream) -> None:
-        """Serve one request after the other, in one task and under one scope: both cost more than most handlers.
-
-        A request that is cancelled takes its task with it.
-        """
-        worker = _Worker(stream)
-        with trio.CancelScope() as scope:
-            while True:
-                await self._serve(worker.stream, scope)
-                if scope.cancel_called or len(self._resting) >= RESTING_WORKERS:
-                    return
-                self._resting.append(worker)
-                await worker.wakeup.wait()
-
-    async def _serve(self, stream: ServedStream, scope: trio.CancelScope) -> None:
-        assert self._handler is not None
-        try:
-            if stream.failure is None:
-                stream.scope = scope
-                await self._handler(stream)
-        except (StreamError, ConnectionEnded, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            logger.debug("%s: stream %d ended: %s", self._name, stream.stream_id, exc)
-        except Exception:
-            # The fan-out that contains: a bug met by one request must not end the requests of others.
-            logger.exception("%s: the handler of stream %d crashed", self._name, stream.stream_id)
-        finally:
-            stream.scope = None
-            stream.conclude()
-            if not self._ended.is_set():
-                self._engine.release(stream.h2)
-                self._writer_wakeup.call()
-            self._discard(stream)
-            if not self._liveness.is_known:
-                self._note_stranger()
+    def _on_served(self, stream: ServedStream) -> None:
+        """The handler has left a request: its slot is free."""
+        if not self._ended.is_set():
+            self._engine.release(stream.h2)
+            self._writer_wakeup.call()
+        self._discard(stream)
+        if not self._liveness.is_known:
+            self._note_stranger()
 
     def _note_stranger(self) -> None:
         self._liveness.answered()

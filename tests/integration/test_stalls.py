@@ -12,7 +12,7 @@ from support.scripted_callers import Caller, CutOff
 from support.scripted_cluster import Visit
 from support.scripted_stack import Stack, Version, open_files, open_stack, open_tasks, until
 
-from tunnel.connection import RESTING_WORKERS
+from tunnel.workers import RESTING_WORKERS
 
 BIG = b"/api/v1/big"
 SMALL = b"/api/v1/small"
