@@ -226,9 +226,8 @@ async def test_apply_creates_and_takes_back_what_it_said(autojump_clock: object,
 
 
 async def test_the_selector_of_a_deployment_stays_as_it_is(autojump_clock: object, caller: Caller) -> None:
-    patch = {"spec": {"selector": {"matchLabels": {"app": "web", "x": None}}, "template": {"metadata": {"labels": {}}}}}
-    patch["spec"]["selector"]["matchLabels"] = {"x": "y"}
-    patch["spec"]["template"]["metadata"]["labels"] = {"x": "y"}
+    template = {"metadata": {"labels": {"x": "y"}}}
+    patch = {"spec": {"selector": {"matchLabels": {"x": "y"}}, "template": template}}
     answer = await caller.ask("PATCH", WEB, patch, Content_Type="application/merge-patch+json")
     assert (answer.status, "field is immutable" in answer.document["message"]) == (422, True)
 
