@@ -25,7 +25,7 @@ nox.options.default_venv_backend = "virtualenv"
 
 ROOT = Path(__file__).parent
 SHARED = ROOT / ".nox" / "shared"
-PACKAGES = ["tunnel", "agent", "server", "bff", "moorline", "operations"]
+PACKAGES = ["tunnel", "agent", "server", "bff", "sandbox", "moorline", "operations"]
 CHECKED = [*PACKAGES, "tests", "docs", "benchmarks", "noxfile.py"]
 COMMANDS = ["kas", "agentk", "moorline"]
 

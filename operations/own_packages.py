@@ -13,7 +13,7 @@ from pathlib import Path
 
 from operations.exit_codes import BAD_CONFIGURATION
 
-PACKAGES = ("tunnel", "agent", "server", "bff", "moorline", "operations")
+PACKAGES = ("tunnel", "agent", "server", "bff", "sandbox", "moorline", "operations")
 
 
 def foreign_packages(names: Sequence[str] = PACKAGES) -> list[str]:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ["tunnel", "agent", "server", "bff", "moorline", "operations"]
+PACKAGES = ["tunnel", "agent", "server", "bff", "sandbox", "moorline", "operations"]
 
 HOMES = {
     "hpack": {"tunnel": 1},
-    "wsproto": {"tunnel": 2},  # its connection, and its frames
+    "wsproto": {"tunnel": 2, "sandbox": 1},  # in the tunnel: its connection, and its frames
     "cattrs": {"operations": 2},  # what it is told, and what it says
-    "yaml": {"operations": 1, "agent": 1, "server": 1, "moorline": 1},
+    "yaml": {"operations": 1, "agent": 1, "server": 1, "moorline": 1, "sandbox": 1},
     "cryptography": {"moorline": 1},
 }
 """In how many modules of a package a library may be imported; Trio is the ground we stand on and not listed."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ["agent", "bff", "moorline", "operations", "server", "tunnel"]
+PACKAGES = ["agent", "bff", "moorline", "operations", "sandbox", "server", "tunnel"]
 COMMANDS = ["agentk", "kas", "moorline"]
 
 
