@@ -1,6 +1,7 @@
 """Real processes of the test bed: started with their output in a file, awaited by deadline, ended by pid.
 
-Nothing here knows what it starts. A process that the test run leaves behind (it was killed) ends with it.
+Nothing here knows what it starts. A process that the test run leaves behind (it was killed) ends with it; more exactly, with the
+thread that started it, so processes are started from the main thread only.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class BedError(Exception):
 
 
 def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def until(condition: Callable[[], _T | None], *, seconds: float, what: str, interval: float = 0.05) -> _T:
