@@ -25,6 +25,7 @@ from sandbox.kinds import (
     Object,
 )
 from sandbox.recorder import Recorder
+from sandbox.status import ApiError
 from sandbox.store import Store, timestamp
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Controllers:
         self._store = store
         self._recorder = recorder
         self._random = randomness
+        self._is_full = False
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -125,7 +127,8 @@ class Controllers:
         ]
         wanted = replica_set["spec"]["replicas"]
         for _ in range(wanted - len(pods)):
-            self._create_pod(replica_set)
+            if not self._create_pod(replica_set):
+                break
         surplus = sorted(pods, key=lambda pod: (is_ready(pod), -int(pod["metadata"]["resourceVersion"])))
         for pod in surplus[: max(0, len(pods) - wanted)]:
             store.delete(PODS, pod, grace_seconds=pod["spec"]["terminationGracePeriodSeconds"])
@@ -143,7 +146,8 @@ class Controllers:
             REPLICA_SETS, {**store.get(REPLICA_SETS, metadata["namespace"], metadata["name"]), "status": status}
         )
 
-    def _create_pod(self, replica_set: Object) -> None:
+    def _create_pod(self, replica_set: Object) -> bool:
+        """Whether there was room for one."""
         metadata, template = replica_set["metadata"], replica_set["spec"]["template"]
         pod_metadata = {
             **(template.get("metadata") or {}),
@@ -152,9 +156,18 @@ class Controllers:
             "namespace": metadata["namespace"],
             "ownerReferences": [deployments.owner_reference(replica_set)],
         }
-        self._store.create(PODS, PODS.of({"metadata": pod_metadata, "spec": template["spec"]}))
+        component = "replicaset-controller"
+        try:
+            self._store.create(PODS, PODS.of({"metadata": pod_metadata, "spec": template["spec"]}))
+        except ApiError as error:
+            if not self._is_full:  # said once, since saying it is a change that brings us here again
+                self._recorder.record(replica_set, "FailedCreate", str(error), component=component, warning=True)
+            self._is_full = True
+            return False
+        self._is_full = False
         message = f"Created pod: {pod_metadata['name']}"
-        self._recorder.record(replica_set, "SuccessfulCreate", message, component="replicaset-controller")
+        self._recorder.record(replica_set, "SuccessfulCreate", message, component=component)
+        return True
 
     def _service(self, service: Object) -> None:
         metadata, spec = service["metadata"], service["spec"]

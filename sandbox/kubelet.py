@@ -7,6 +7,7 @@ annotation `FAILS_AFTER` lets one fail now and then; an image with the tag ``mis
 from __future__ import annotations
 
 import dataclasses
+import logging
 import random
 
 import trio
@@ -18,6 +19,8 @@ from sandbox.recorder import Recorder
 from sandbox.shell import SHELLS, Shell, knows
 from sandbox.status import ApiError, not_found
 from sandbox.store import Store, timestamp
+
+logger = logging.getLogger(__name__)
 
 FAILS_AFTER = "sandbox/fails-after-seconds"
 PODS_PER_NODE = 110
@@ -49,6 +52,7 @@ class Kubelet:
         self._lives: dict[str, trio.CancelScope] = {}
         self._containers: dict[str, dict[str, Container]] = {}
         self._last_address = 1
+        self._room = trio.lowlevel.ParkingLot()  # pods wait here for a node to take them
 
     def container(self, pod: Object, name: str) -> Container | None:
         """The container of that name, once it has been created."""
@@ -56,10 +60,16 @@ class Kubelet:
 
     async def run(self) -> None:
         """Let pods live, until cancelled."""
+        nodes: list[Object] = []
+        placed = 0
         async with trio.open_nursery() as nursery:
             while True:
                 revision = self._store.revision
                 pods = {pod["metadata"]["uid"]: pod for pod in self._store.objects(PODS)}
+                placed_before, placed = placed, sum("nodeName" in pod["spec"] for pod in pods.values())
+                nodes_before, nodes = nodes, self._store.objects(NODES)
+                if placed < placed_before or nodes != nodes_before:
+                    self._room.unpark_all()
                 for uid in self._lives.keys() - pods.keys():
                     self._lives[uid].cancel()
                 for uid, pod in pods.items():
@@ -85,6 +95,8 @@ class Kubelet:
                 await trio.sleep_forever()
         except* ApiError:
             pass  # it was removed at once, and the one that lived here has not been told yet
+        except* Exception:  # one pod that makes no sense must not end the sandbox
+            logger.exception("sandbox: pod %s failed", pod["metadata"]["name"])
         finally:
             for container in self._containers.pop(uid, {}).values():
                 container.log.close()
@@ -105,7 +117,6 @@ class Kubelet:
         """Find a node with room; wait until there is one."""
         store = self._store
         while not self._present(pod)["spec"].get("nodeName"):
-            revision = store.revision
             counts = {node["metadata"]["name"]: 0 for node in store.objects(NODES) if self._suits(node, pod)}
             for other in store.objects(PODS):
                 if (name := other["spec"].get("nodeName")) in counts:
@@ -118,7 +129,7 @@ class Kubelet:
                 return
             message = f"0/{len(store.objects(NODES))} nodes are available"
             self._publish(pod, [], scheduled=message)
-            await store.wait_beyond(revision + 1)
+            await self._room.park()
 
     def _suits(self, node: Object, pod: Object) -> bool:
         wanted, labels = pod["spec"].get("nodeSelector") or {}, node["metadata"].get("labels") or {}

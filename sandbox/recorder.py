@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import OrderedDict
 
 from sandbox.admission import suffix
 from sandbox.kinds import EVENTS, Object
+from sandbox.status import ApiError
 from sandbox.store import Store, timestamp
 
 EVENTS_KEPT = 400
@@ -46,7 +48,8 @@ class Recorder:
             "firstTimestamp": moment,
             "lastTimestamp": moment,
         }
-        self._written[key] = store.create(EVENTS, EVENTS.of(event))
+        with contextlib.suppress(ApiError):  # a full store holds no more events; what happened has happened
+            self._written[key] = store.create(EVENTS, EVENTS.of(event))
         if len(self._written) > EVENTS_KEPT:
             _, oldest = self._written.popitem(last=False)
             if found := store.find(EVENTS, oldest["metadata"]["namespace"], oldest["metadata"]["name"]):

@@ -13,7 +13,7 @@ import zlib
 FRAME_BYTES = 1_048_576
 HEADER_BYTES = 65_536
 
-SYN_STREAM, SYN_REPLY, RST_STREAM, PING, GOAWAY = 1, 2, 3, 6, 7
+SYN_STREAM, SYN_REPLY, RST_STREAM, PING = 1, 2, 3, 6
 _FIN = 0x01
 _WORDS = """\
 options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow \
@@ -72,8 +72,6 @@ class SpdyServer:
         self._inflate = zlib.decompressobj(zdict=DICTIONARY)
         self._deflate = zlib.compressobj(zdict=DICTIONARY)
         self._answers = bytearray()
-        self.is_closing = False
-        """Whether the other side opens no more streams."""
 
     def receive(self, data: bytes) -> list[StreamOpened | DataReceived | StreamEnded]:
         """Take bytes as they come. Raises `SpdyError`."""
@@ -124,9 +122,7 @@ class SpdyServer:
             raise SpdyError(str(error)) from error
         if kind == PING and len(payload) == 4 and payload[3] & 1 and len(self._answers) < FRAME_BYTES:
             self._answers += _control_frame(PING, payload)
-        elif kind == GOAWAY:
-            self.is_closing = True
-        return []  # SETTINGS, WINDOW_UPDATE and what is unknown mean nothing here
+        return []  # SETTINGS, WINDOW_UPDATE, GOAWAY and what is unknown mean nothing here
 
     def _headers(self, block: bytes) -> dict[str, str]:
         plain = self._inflate.decompress(block, HEADER_BYTES)

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import trio
 
 from sandbox import patches, status
-from sandbox.kinds import STORED, Kind, Object
+from sandbox.kinds import PODS, STORED, Kind, Object
 from sandbox.status import ApiError
 
 HISTORY = 1000
@@ -25,6 +25,9 @@ HISTORY = 1000
 
 OBJECTS = 5000
 """Objects of all kinds together."""
+
+PODS_LIMIT = 300
+"""Pods, each of which costs a task. More than the nodes have room for, so that some may be seen to wait."""
 
 Now = Callable[[], datetime]
 
@@ -82,6 +85,8 @@ class Store:
             raise status.already_exists(kind, metadata["name"])
         if len(self.uids) >= OBJECTS:
             raise ApiError(507, "InsufficientStorage", f"the sandbox holds {OBJECTS} objects and takes no more")
+        if kind is PODS and len(self._objects[PODS]) >= PODS_LIMIT:
+            raise ApiError(403, "Forbidden", f"the sandbox holds {PODS_LIMIT} pods and takes no more")
         uid = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
         metadata = {**metadata, "uid": uid, "creationTimestamp": timestamp(self.now())}
         if "spec" in document:

@@ -12,6 +12,7 @@ import pytest
 import trio
 from support.sandbox import Caller, sandbox_caller
 
+from sandbox.kinds import PODS
 from sandbox.spdy import DICTIONARY
 from sandbox.tables import pod_status
 
@@ -389,6 +390,27 @@ async def test_events_do_not_pile_up(autojump_clock: object, caller: Caller, mon
     await caller.ask("PATCH", f"{APPS}/deployments/web/scale", {"spec": {"replicas": 9}}, **MERGE)
     await caller.until(f"{APPS}/deployments/web", is_done)
     assert len((await caller.get("/api/v1/events"))["items"]) <= 11
+
+
+@pytest.mark.slow
+async def test_there_are_not_more_pods_than_the_sandbox_can_bear(autojump_clock: object, caller: Caller) -> None:
+    await caller.ask("PATCH", f"{APPS}/deployments/web/scale", {"spec": {"replicas": 100_000}}, **MERGE)
+    events = (await caller.until(f"{DEMO}/events?fieldSelector=reason%3DFailedCreate", lambda found: found["items"]))[
+        "items"
+    ]
+    assert [event["message"] for event in events] == ["the sandbox holds 300 pods and takes no more"]
+    await trio.sleep(20)
+    pods = (await caller.get("/api/v1/pods"))["items"]
+    assert len(pods) == 300
+    assert sum(pod_status(pod) == "Running" for pod in pods) == 220
+    await caller.ask("PATCH", f"{APPS}/deployments/web/scale", {"spec": {"replicas": 1}}, **MERGE)
+    await caller.until(f"{APPS}/deployments/web", is_done)
+
+
+async def test_a_pod_that_makes_no_sense_harms_no_other(autojump_clock: object, caller: Caller) -> None:
+    odd = {"metadata": {"name": "odd", "namespace": "demo"}, "spec": {"containers": 5}}
+    caller.sandbox.store.create(PODS, PODS.of(odd))
+    await caller.until(f"{APPS}/deployments/web", is_done)
 
 
 async def test_it_listens_on_loopback() -> None:
