@@ -230,36 +230,46 @@ class HeaderDecoder:
         self.fault = None
         self._slow_bytes = 0
         fields: Fields = []
-        append = fields.append
         end = len(block)
         position = 0
         recall = self._cache.young.get
         try:
             while position < end:
                 start = position
-                byte = block[start]
+                byte = block[position]
                 if byte >= 0x80:
                     field = _FAST_INDEXED[byte]
-                    if field is not None:
-                        append(field)
-                        position = start + 1
-                    else:
+                    if field is None:
                         position = self._indexed(block, start, fields)
+                    else:
+                        fields.append(field)
+                        position += 1
                     continue
-                # A literal without indexing whose name is short and whose value is not Huffman: find its end.
-                value_at = start + _VALUE_AT[byte]
-                if byte in _LITERAL_NAMES:
-                    value_at += block[start + 1]
-                if value_at - start > _LONGEST_NAME or (value_bytes := block[value_at]) > 0x7F:
+                if byte >= 0x20:
+                    position = self._unusual(block, start, fields)
+                    continue
+                index = byte & 0x0F
+                position += 1
+                name_bytes = 0
+                if index == 0:
+                    name_bytes = block[position]
+                    position += 1 + name_bytes
+                elif index == 0x0F:
+                    index += block[position]
+                    position += 1
+                value_bytes = block[position] if name_bytes < 0x7F else 0xFF
+                if value_bytes > 0x7F or index > LAST_STATIC_INDEX:
                     position = self._unusual(block, start, fields)
                     continue
                 if value_bytes == 0x7F:
-                    value_bytes, value_at = _read_integer(block, value_at, 0x7F)
-                    position = value_at + value_bytes
+                    value_bytes, position = _read_integer(block, position, 0x7F)
+                    position += value_bytes
                 else:
-                    position = value_at + 1 + value_bytes
+                    position += 1 + value_bytes
+                if position > end:
+                    raise CompressionFault("a truncated block")
                 line = block[start:position]
-                append(recall(line) or self._new_line(line, position - start, value_bytes))
+                fields.append(recall(line) or self._new_line(line, index, name_bytes, value_bytes))
         except IndexError:
             raise CompressionFault("a truncated block") from None
         self.list_bytes_at_most = at_most = self._slow_bytes + end + EXPANSION_BYTES * len(fields)
@@ -267,18 +277,14 @@ class HeaderDecoder:
             raise CompressionFault(f"a header list of more than {self._list_limit_bytes} bytes")
         return fields
 
-    def _new_line(self, line: bytes, size: int, value_bytes: int) -> Field:
+    def _new_line(self, line: bytes, index: int, name_bytes: int, value_bytes: int) -> Field:
         """A literal without indexing and without Huffman that the young generation of the cache does not have."""
-        if len(line) < size:
-            raise CompressionFault("a truncated block")
         field = self._cache.recall(line)
         if field is not None:
             return field
-        index, position = _read_integer(line, 0, 0x0F)
-        if index > LAST_STATIC_INDEX:
-            return self._entry(index)[0][0], line[size - value_bytes :]
-        name = STATIC_FIELDS[index][0] if index else line[position + 1 : position + 1 + line[position]]
-        return self._checked(line, (name, line[size - value_bytes :]))
+        name = STATIC_FIELDS[index][0] if index else line[2 : 2 + name_bytes]
+        field = (name, line[len(line) - value_bytes :])
+        return self._checked(line, field)
 
     def _checked(self, line: bytes, field: Field) -> Field:
         fault = line_fault(*field)
