@@ -50,6 +50,11 @@ AGENT_REPORT_SECONDS = 2.0
 
 MAX_TRIES = 2
 
+WATCH_WAIT_SECONDS = 10.0
+"""A watch waits at least this long for an agent that is known but not connected. client-go takes up a watch that ended
+cleanly at once, where it was; met with a 503, it lists everything again, and every informer does so at every restart of
+an agent [measured]."""
+
 
 class UpgradeAbandoned(Exception):
     """An upgrade was handed over and nobody knows what became of it: close the caller's connection, answer nothing."""
@@ -95,6 +100,11 @@ class Forwarding:
     def agent_id(self) -> str:
         """Which agent it is for."""
         return self._address.agent_id
+
+    @property
+    def is_watch(self) -> bool:
+        """Whether its answer is a stream of events."""
+        return self._info.is_watch
 
     @property
     def is_long_running(self) -> bool:
@@ -144,9 +154,10 @@ class Forwarder:
         """
         if not forwarding.is_long_running:
             forwarding.head_deadlines = self._deadlines
+        seconds = max(self._wait_for_agent, WATCH_WAIT_SECONDS) if forwarding.is_watch else self._wait_for_agent
         refused: list[Tunnel] = []
         while True:
-            tunnel = await self._locate(forwarding.agent_id, refused)
+            tunnel = await self._locate(forwarding.agent_id, refused, seconds)
             try:
                 await self._try(downstream, tunnel, forwarding, queue)
                 return
@@ -155,14 +166,14 @@ class Forwarder:
                 if len(refused) >= MAX_TRIES or forwarding.progress.request_taken:
                     raise TunnelSaturated(forwarding.agent_id) from exc
 
-    async def _locate(self, agent_id: str, refused: list[Tunnel]) -> Tunnel:
+    async def _locate(self, agent_id: str, refused: list[Tunnel], seconds: float) -> Tunnel:
         tunnel = self._registry.find(agent_id, excluding=refused)
         if tunnel is None and not refused:
-            tunnel = await self._registry.wait_for_tunnel(agent_id, self._wait_for_agent)
+            tunnel = await self._registry.wait_for_tunnel(agent_id, seconds)
         if tunnel is None:
             if refused:
                 raise TunnelSaturated(agent_id)
-            raise AgentNotConnected(agent_id, waited_seconds=self._wait_for_agent)
+            raise AgentNotConnected(agent_id, waited_seconds=seconds)
         return tunnel
 
     async def _try(self, downstream: Downstream, tunnel: Tunnel, forwarding: Forwarding, queue: str) -> None:

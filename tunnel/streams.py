@@ -242,7 +242,7 @@ class RequestStream(Http2Stream):
 class ServedStream(Http2Stream):
     """A request that arrived here: a `Downstream`."""
 
-    __slots__ = ("_is_upgraded", "_response_started", "head_too_large", "request", "scope")
+    __slots__ = ("_is_upgraded", "_response_started", "answered_early", "head_too_large", "request", "scope")
 
     def __init__(self, connection: Connection, h2: Stream, request: RequestHead, *, ended: bool) -> None:
         super().__init__(connection, h2)
@@ -250,6 +250,8 @@ class ServedStream(Http2Stream):
         self.received_end = ended
         self._response_started = False
         self._is_upgraded = False
+        self.answered_early = False
+        """The answer is complete and the request is not; `refuse_the_rest` is due."""
         self.head_too_large = False
         self.scope: trio.CancelScope | None = None
         """Set while the handler runs; cancelled when the caller resets the stream."""
@@ -328,11 +330,17 @@ class ServedStream(Http2Stream):
         if not self.sent_end:
             self.reset(ErrorCode.INTERNAL_ERROR)
         elif not self.received_end:
-            # RFC 9113 §8.1: the complete answer first, then "do not send me the rest".
-            if self.h2.local_ended and not self.h2.pending_bytes:
-                self._connection.reset_stream(self.h2, ErrorCode.NO_ERROR)
-            else:
-                self._reset_when_drained = True
+            self.answered_early = True
+
+    def refuse_the_rest(self) -> None:
+        """After a complete answer that came before the end of the request: "do not send me more" (RFC 9113 §8.1)."""
+        self.discard_received()
+        if self.failure is not None or self.received_end:
+            return
+        if self.h2.local_ended and not self.h2.pending_bytes:
+            self._connection.reset_stream(self.h2, ErrorCode.NO_ERROR)
+        else:
+            self._reset_when_drained = True
 
 
 class UpgradedStream(trio.abc.HalfCloseableStream):

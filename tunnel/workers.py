@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 RESTING_WORKERS = 64
 """So many tasks of requests that have ended wait for the next request; the others end."""
 
+EARLY_ANSWER_SECONDS = 0.25
+"""So long after an answer that came before the end of its request, the rest of the request is refused. A closed stream
+could no more tell a violation from a frame that was under way; most requests end by themselves before."""
+
 Handler = Callable[[ServedStream], Awaitable[None]]
 
 
@@ -61,10 +65,19 @@ class Workers:
         with trio.CancelScope() as scope:
             while True:
                 await self._serve(worker.stream, scope)
+                if worker.stream.answered_early:
+                    await self._refuse_the_rest(worker.stream)
                 if scope.cancel_called or len(self._resting) >= RESTING_WORKERS:
                     return
                 self._resting.append(worker)
                 await worker.wakeup.wait()
+
+    async def _refuse_the_rest(self, stream: ServedStream) -> None:
+        """Tell the peer to send no more, but not at once: what it sends meanwhile is still judged by the protocol."""
+        try:
+            await trio.sleep(EARLY_ANSWER_SECONDS)
+        finally:
+            stream.refuse_the_rest()
 
     async def _serve(self, stream: ServedStream, scope: trio.CancelScope) -> None:
         assert self._handler is not None
