@@ -32,7 +32,7 @@ class Scenario:
     candidates: tuple[str, ...]
     measure: Measure
     in_quick: bool = True
-    rounds: int = 5
+    rounds: int = 3
 
 
 def _load(stand: Stand, candidate: Candidate, path: str, *arguments: str) -> Numbers:
@@ -177,19 +177,23 @@ def watches(count: int, interval: str = "") -> Measure:
         before = candidate.resident_bytes()
         path = f"{candidate.path}/watch?watch=true" + (f"&interval={interval}" if interval else "")
         command = [str(stand.load), "-h", "127.0.0.1", "-p", str(candidate.port), "-P", path]
-        command += ["-c", str(count), "-O", "-d", str(seconds + 4)]
+        command += ["-c", str(count), "-O", "-d", "60"]
         for name, value in authorization(candidate).items():
             command += ["-X", f"{name}: {value}"]
-        holding = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        holding = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
-            time.sleep(3)
+            assert holding.stdout is not None
+            opened = holding.stdout.readline()
+            if f"n={count} errs=0" not in opened:
+                raise RuntimeError(f"{candidate.name}: not every watch was opened: {opened.strip()}")
+            time.sleep(1)
             start = candidate.cpu_seconds()
             time.sleep(seconds - 1)
             spent = [after - first for after, first in zip(candidate.cpu_seconds(), start, strict=True)]
             held = [after - first for after, first in zip(candidate.resident_bytes(), before, strict=True)]
         finally:
             holding.terminate()
-            holding.wait()
+            holding.communicate()
         numbers = {"cpu_per_second": sum(spent) / (seconds - 1)}
         if held:
             numbers["server_KiB"], numbers["agent_KiB"] = (one / count / 1024 for one in held)
@@ -210,9 +214,9 @@ _ORIGIN_TLS = ("reference, origin with TLS", "moorline, origin with TLS")
 
 SCENARIOS = (
     Scenario("memory before any load", (*_BOTH, "moorline, WebSocket"), resident, rounds=1),
-    Scenario("1 KiB, 1 connection", PLAIN, small(1), rounds=7),
+    Scenario("1 KiB, 1 connection", PLAIN, small(1), rounds=5),
     Scenario("1 KiB, 16 connections", PLAIN, small(16), in_quick=False),
-    Scenario("1 KiB, 64 connections", PLAIN, small(64), rounds=7),
+    Scenario("1 KiB, 64 connections", PLAIN, small(64), rounds=5),
     Scenario("1 KiB, 64 connections, origin with TLS", _ORIGIN_TLS, small(64), in_quick=False),
     Scenario("1 KiB, 16 connections, a new one for each request", PLAIN, small(16, reconnect=True), in_quick=False),
     Scenario("1 KiB, TLS front, HTTP/1.1, 64 connections", _TLS, through_tls("--h1", "-c", "64"), in_quick=False),

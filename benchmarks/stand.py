@@ -26,7 +26,7 @@ import yaml
 from server.tokens import AGENT_PREFIX, USER_PREFIX, digest, new_token
 
 HERE = Path(__file__).parent
-START_SECONDS = 20.0
+START_SECONDS = 40.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
