@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tunnel.fields
 from tunnel.fields import (
     allowed_trailers,
     drop_gzip_from_accept_encoding,
@@ -204,3 +205,16 @@ def test_trailers_about_framing_routing_and_identity_are_dropped() -> None:
 def test_list_members_go_over_all_lines_and_leave_out_empty_ones() -> None:
     fields: Fields = [(b"connection", b"a, b\t,,"), (b"x", b"c"), (b"Connection", b"d"), (b"connectiox", b"e")]
     assert list_members(fields, b"connection") == [b"a", b"b", b"d"]
+
+
+def test_what_is_remembered_of_names_is_bounded() -> None:
+    for number in range(3_000):
+        fields = [(b"x-made-up-%d" % number, b""), (b"x" * 100 + b"%d" % number, b""), (b"moorline_%d" % number, b"")]
+        assert tunnel.fields.remove_ours(fields) == fields[:2]
+    assert len(tunnel.fields._KINDS) <= 2_048
+    assert max(map(len, tunnel.fields._KINDS)) <= 64
+
+
+def test_without_accept_encoding_there_is_nothing_to_drop() -> None:
+    fields = [(b"accept", b"gzip")]
+    assert tunnel.fields.drop_gzip_from_accept_encoding(fields) is fields

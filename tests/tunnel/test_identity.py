@@ -149,3 +149,12 @@ def test_what_is_remembered_of_blocks_is_bounded() -> None:
         assert decode_identity([(FIELD_NAME, encode_identity(identity))]) == identity
     assert len(tunnel.identity._encoded_starts) <= 1_024
     assert len(tunnel.identity._decoded_starts) <= 1_024
+
+
+def test_a_large_block_is_not_remembered() -> None:
+    identity = Identity(mode="agent", user="x" * 5_000, request_id="0123456789abcdef")
+    tunnel.identity._encoded_starts.clear()
+    tunnel.identity._decoded_starts.clear()
+    assert decode_identity([(FIELD_NAME, encode_identity(identity))]) == identity
+    assert not tunnel.identity._encoded_starts
+    assert not tunnel.identity._decoded_starts
