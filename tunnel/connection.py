@@ -119,7 +119,6 @@ class Connection:
         self._writer_wakeup = Wakeup()
         self._ready = trio.Event()
         self._ended = trio.Event()
-        self._idle = trio.Event()
         self._failure: ConnectionEnded | None = None
         self._closing = False
         self._drain = _Drain.NONE
@@ -193,13 +192,6 @@ class Connection:
     def _close_if_drained(self) -> None:
         if self._drain is _Drain.ENDING and not self._streams:
             self.close(debug=self._drain_debug)
-
-    async def wait_idle(self) -> None:
-        """Return once no stream is open, or the connection has ended."""
-        while self._streams and not self._ended.is_set():
-            self._idle = trio.Event()
-            await self._idle.wait()
-        await trio.lowlevel.checkpoint()
 
     async def wait_ended(self) -> None:
         """Return once the connection is over."""
@@ -312,7 +304,6 @@ class Connection:
         self._streams.discard(stream)
         if not self._streams:
             self._liveness.idle_since = trio.current_time()
-            self._idle.set()
             self._close_if_drained()
         if self._openings and self._engine.can_open:
             self._openings.admit()
@@ -505,7 +496,6 @@ class Connection:
             stream.on_failure(failure)
             stream.discard_received()
         self._streams.clear()
-        self._idle.set()
         self._openings.wake_all()
 
 
