@@ -48,7 +48,7 @@ class KasDialer:
         self._replica = replica
         self._cluster_uid = cluster_uid
         self._proxy = ProxySettings.from_environment(environment)
-        self._headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in config.headers)]
+        self._headers = header_fields(config)
         self._contexts: tuple[bytes | None, ssl.SSLContext] | None = None
 
     async def dial(self, holds: tuple[str, ...], replaces: str | None) -> tuple[Transport, Welcome]:
@@ -85,8 +85,18 @@ class KasDialer:
         try:
             content = path.read_bytes() if path is not None else None
             if self._contexts is None or self._contexts[0] != content:
-                pem = content.decode("ascii", "ignore") if content is not None else None
-                self._contexts = (content, client_context(ca_data=pem, alpn=("http/1.1",)))
+                self._contexts = (content, kas_context(content))
         except (OSError, ValueError) as exc:
             raise HandshakeError(f"kas.ca_file {path} cannot be used: {exc}", reason="ca-file") from exc
         return self._contexts[1]
+
+
+def header_fields(config: KasConfig) -> list[tuple[str, str]]:
+    """``kas.headers`` as names and values."""
+    return [(name, value.strip()) for name, _, value in (line.partition(":") for line in config.headers)]
+
+
+def kas_context(ca_pem: bytes | None) -> ssl.SSLContext:
+    """The context for kas, which trusts ``ca_pem`` beside the system's CAs. Raises `OSError` and `ValueError`."""
+    pem = ca_pem.decode("ascii", "ignore") if ca_pem is not None else None
+    return client_context(ca_data=pem, alpn=("http/1.1",))

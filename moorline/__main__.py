@@ -25,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_up(commands)
     _add_kubeconfig(commands)
+    _add_doctor(commands)
     return root
 
 
@@ -101,6 +102,27 @@ def _add_kubeconfig(commands: argparse._SubParsersAction[argparse.ArgumentParser
     command.set_defaults(run=_run_kubeconfig)
 
 
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="check from here whether an agent would reach kas",
+        description="Check, from where an agent would run, whether it would reach kas: each step, and what to do about the "
+        "one that fails. Opens no tunnel and disturbs none.",
+    )
+    command.add_argument("--kas-address", metavar="URL", help="wss:// or https:// address of kas")
+    command.add_argument("--token-file", metavar="FILE", help="the agent's token (or the variable AGENTK_TOKEN)")
+    command.add_argument("--ca-file", metavar="FILE", help="certificates to trust beside the system's")
+    command.add_argument(
+        "--kas-header", metavar="'N: V'", action="append", help="header for the handshake; may be repeated"
+    )
+    command.add_argument("--insecure-plaintext", action="store_true", help="allow ws:// and http://")
+    command.add_argument("--config", metavar="FILE", type=Path, help="agentk's own configuration")
+    command.add_argument(
+        "--timeout", metavar="10s", default="10s", help="for each step, at most as long as agentk waits (%(default)s)"
+    )
+    command.set_defaults(run=_run_doctor)
+
+
 def _run_up(options: argparse.Namespace) -> int:
     from moorline.up import run_up
 
@@ -111,6 +133,12 @@ def _run_kubeconfig(options: argparse.Namespace) -> int:
     from moorline.kubeconfig_command import run_kubeconfig
 
     return run_kubeconfig(options)
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    from moorline.doctor.command import run_doctor
+
+    return run_doctor(options)
 
 
 if __name__ == "__main__":

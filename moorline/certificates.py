@@ -3,8 +3,6 @@
 The key of the authority is thrown away once the certificate is signed: whoever trusts this authority trusts one server
 and nothing that could be signed later. Renewing therefore makes both anew. It is no public-key infrastructure: a kas
 which others reach should get its certificate where their other servers do.
-
-This is the only module that imports `cryptography`.
 """
 
 from __future__ import annotations

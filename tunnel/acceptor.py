@@ -7,6 +7,7 @@ Whether the agent may come in is the caller's decision. It accepts no sockets (`
 from __future__ import annotations
 
 import contextlib
+import email.utils
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -48,7 +49,7 @@ async def accept_tunnel(
             await _refuse(transport, decision)
             raise decision
         request, welcome = decision
-        answer = encode_welcome(welcome, request)
+        answer = encode_welcome(welcome, request, date=email.utils.formatdate(usegmt=True))
         with trio.move_on_after(ANSWER_SECONDS) as patience:
             await transport.send_all(answer)
         if patience.cancelled_caught:
@@ -97,5 +98,5 @@ async def _ask(decide: Callable[[Hello], Awaitable[Welcome]], hello: Hello) -> W
 async def _refuse(transport: Carrier, error: HandshakeError) -> None:
     """Answer, and let the other side read it: a close with unread bytes would take the answer with it."""
     with trio.move_on_after(ANSWER_SECONDS), contextlib.suppress(trio.BrokenResourceError):
-        await transport.send_all(encode_refusal(error))
+        await transport.send_all(encode_refusal(error, date=email.utils.formatdate(usegmt=True)))
         await transport.aclose()

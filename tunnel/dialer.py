@@ -1,7 +1,8 @@
 """Opening a tunnel from the agent's side: connect, maybe through a proxy, TLS, handshake.
 
 Each step has a deadline and, where it fails, one line that says which step it was, what came back and what to check. It
-tries once; when to try again is the caller's business.
+tries once; when to try again is the caller's business. `dial` is all steps; they are functions of their own for
+`moorline doctor`, which tells how each of them went.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from typing import NamedTuple
 
 import trio
 
@@ -32,7 +34,20 @@ from tunnel.transports.tls_contexts import client_context
 from tunnel.transports.tls_errors import explain_alert
 from tunnel.transports.websocket import WebSocketTransport
 
-__all__ = ["DialAddress", "ProxySettings", "dial"]
+__all__ = [
+    "Answer",
+    "DialAddress",
+    "ProxySettings",
+    "aborting_on_failure",
+    "ask_kas",
+    "ask_proxy",
+    "connect",
+    "dial",
+    "new_websocket_key",
+    "resolve",
+    "start_tls",
+    "understand",
+]
 
 CONNECT_SECONDS = 10.0
 PROXY_SECONDS = 10.0
@@ -41,6 +56,14 @@ BODY_SECONDS = 1.0
 """How long to wait for the body of a refusal, which only makes the message better."""
 
 _INTERIM_RESPONSES = 8
+
+
+class Answer(NamedTuple):
+    """What came back to the request for a tunnel."""
+
+    head: ResponseHead
+    body: bytes
+    """The beginning of it; empty where the head is a 101."""
 
 
 async def dial(
@@ -69,7 +92,7 @@ async def dial(
             "it with --insecure-plaintext",
             reason="plaintext",
         )
-    websocket_key = base64.b64encode(secrets.token_bytes(16)) if address.form is Form.WEBSOCKET else b""
+    websocket_key = new_websocket_key(address.form)
     request = encode_hello(
         hello,
         form=address.form,
@@ -79,14 +102,20 @@ async def dial(
         extra_headers=extra_headers,
     )
     carrier = await _reach(address, proxy.for_address(address), proxy_tls)
-    async with _aborting_on_failure(carrier):
+    async with aborting_on_failure(carrier):
         if address.is_encrypted:
             context = tls if tls is not None else client_context(alpn=("http/1.1",))
-            carrier = await _start_tls(carrier, context, server_name or address.host, what=str(address))
-        welcome = await _introduce(carrier, request, address, hello, websocket_key)
+            carrier = await start_tls(carrier, context, server_name or address.host, what=str(address))
+        answer = await ask_kas(carrier, request, address)
+        welcome = understand(answer, hello=hello, address=address, websocket_key=websocket_key)
     if address.form is Form.WEBSOCKET:
         return WebSocketTransport(carrier, client=True), welcome
     return carrier, welcome
+
+
+def new_websocket_key(form: Form) -> bytes:
+    """The key of a handshake; empty for the form that has none."""
+    return base64.b64encode(secrets.token_bytes(16)) if form is Form.WEBSOCKET else b""
 
 
 def _encrypted(address: DialAddress) -> str:
@@ -94,7 +123,8 @@ def _encrypted(address: DialAddress) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _aborting_on_failure(carrier: Carrier) -> AsyncIterator[None]:
+async def aborting_on_failure(carrier: Carrier) -> AsyncIterator[None]:
+    """Leave nothing open where the block fails or is cancelled."""
     try:
         yield
     except BaseException:
@@ -105,25 +135,31 @@ async def _aborting_on_failure(carrier: Carrier) -> AsyncIterator[None]:
 async def _reach(address: DialAddress, proxy: ProxyUrl | None, proxy_tls: ssl.SSLContext | None) -> Carrier:
     """A byte stream to the host and port of ``address``."""
     if proxy is None:
-        return await _connect(address.host, address.port, what=str(address))
-    what = f"proxy {proxy}"
-    carrier: Carrier = await _connect(proxy.host, proxy.port, what=what)
-    async with _aborting_on_failure(carrier):
-        if proxy.scheme == "https":
-            context = proxy_tls if proxy_tls is not None else client_context()
-            carrier = await _start_tls(carrier, context, proxy.host, what=what)
-        try:
-            with trio.fail_after(PROXY_SECONDS):
-                await _ask_proxy(carrier, proxy, format_address(address.host, address.port))
-        except trio.TooSlowError:
-            raise HandshakeError(f"{what}: no answer to CONNECT within {PROXY_SECONDS:g} s", reason="timeout") from None
-        except trio.BrokenResourceError as error:
-            raise HandshakeError(f"{what}: the connection broke: {error}", reason="proxy") from error
-    return carrier
+        return await connect(address.host, address.port, what=str(address))
+    carrier = await connect(proxy.host, proxy.port, what=f"proxy {proxy}")
+    async with aborting_on_failure(carrier):
+        return await ask_proxy(carrier, proxy, format_address(address.host, address.port), tls=proxy_tls)
 
 
-async def _connect(host: str, port: int, *, what: str) -> TcpTransport:
-    """Connect to whichever address of the host answers first (RFC 8305)."""
+async def resolve(host: str, port: int, *, what: str) -> list[str]:
+    """The IP addresses of a host, in the order in which they would be tried.
+
+    `connect` looks them up by itself. Raises `HandshakeError` as it does.
+    """
+    try:
+        with trio.fail_after(CONNECT_SECONDS):
+            found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except trio.TooSlowError:
+        raise HandshakeError(f"{what}: {host} was not resolved within {CONNECT_SECONDS:g} s", reason="dns") from None
+    except socket.gaierror as error:
+        raise _no_such_host(error, host, what) from error
+    except UnicodeError as error:
+        raise HandshakeError(f"{what}: {host} is not a host name: {error}", reason="dns") from error
+    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+
+
+async def connect(host: str, port: int, *, what: str) -> TcpTransport:
+    """Connect to whichever address of the host answers first (RFC 8305). Raises `HandshakeError`."""
     try:
         with trio.fail_after(CONNECT_SECONDS):
             stream = await trio.open_tcp_stream(host, port)
@@ -133,12 +169,16 @@ async def _connect(host: str, port: int, *, what: str) -> TcpTransport:
             reason="timeout",
         ) from None
     except socket.gaierror as error:
-        raise HandshakeError(f"{what}: cannot resolve {host}: {error.strerror}", reason="dns") from error
+        raise _no_such_host(error, host, what) from error
     except (OSError, UnicodeError) as error:
         raise HandshakeError(
             f"{what}: cannot connect: {'; '.join(_reasons(error.__cause__ or error))}", reason="unreachable"
         ) from error
     return TcpTransport(stream.socket)
+
+
+def _no_such_host(error: socket.gaierror, host: str, what: str) -> HandshakeError:
+    return HandshakeError(f"{what}: cannot resolve {host}: {error.strerror}", reason="dns")
 
 
 def _reasons(error: BaseException) -> list[str]:
@@ -150,19 +190,38 @@ def _reasons(error: BaseException) -> list[str]:
     return [str(error)]
 
 
-async def _start_tls(lower: Carrier, context: ssl.SSLContext, server_name: str, *, what: str) -> TlsTransport:
+async def start_tls(lower: Carrier, context: ssl.SSLContext, server_name: str, *, what: str) -> TlsTransport:
+    """Speak TLS on ``lower``, which is aborted where that fails. Raises `HandshakeError`."""
     try:
         transport = TlsTransport(lower, context, server_side=False, server_hostname=server_name)
         await transport.handshake()
     except ValueError as error:
+        lower.abort()
         raise HandshakeError(f"{what}: {server_name!r} is no name for TLS: {error}", reason="tls-name") from error
     except HandshakeError as error:
         raise HandshakeError(f"{what}: {error}", reason=error.reason) from error
     return transport
 
 
-async def _ask_proxy(carrier: Carrier, proxy: ProxyUrl, authority: str) -> None:
-    """Have the proxy connect us. Its answer is all that it gets to say before TLS begins inside."""
+async def ask_proxy(carrier: Carrier, proxy: ProxyUrl, authority: str, *, tls: ssl.SSLContext | None = None) -> Carrier:
+    """Have the proxy at the other end of ``carrier`` connect us to ``authority``. Raises `HandshakeError`.
+
+    ``tls`` is the context for an ``https://`` proxy. The proxy's answer is all that it gets to say.
+    """
+    what = f"proxy {proxy}"
+    if proxy.scheme == "https":
+        carrier = await start_tls(carrier, tls if tls is not None else client_context(), proxy.host, what=what)
+    try:
+        with trio.fail_after(PROXY_SECONDS):
+            await _send_connect(carrier, proxy, authority)
+    except trio.TooSlowError:
+        raise HandshakeError(f"{what}: no answer to CONNECT within {PROXY_SECONDS:g} s", reason="timeout") from None
+    except trio.BrokenResourceError as error:
+        raise HandshakeError(f"{what}: the connection broke: {error}", reason="proxy") from error
+    return carrier
+
+
+async def _send_connect(carrier: Carrier, proxy: ProxyUrl, authority: str) -> None:
     credentials = proxy.basic_credentials
     authorization = b"Proxy-Authorization: %b\r\n" % credentials if credentials is not None else b""
     await carrier.send_all(
@@ -176,10 +235,8 @@ async def _ask_proxy(carrier: Carrier, proxy: ProxyUrl, authority: str) -> None:
         )
 
 
-async def _introduce(
-    carrier: Carrier, request: bytes, address: DialAddress, hello: Hello, websocket_key: bytes
-) -> Welcome:
-    """Send the request and understand the answer."""
+async def ask_kas(carrier: Carrier, request: bytes, address: DialAddress) -> Answer:
+    """Send the request of `encode_hello` and receive the answer to it. Raises `HandshakeError` where there is none."""
     try:
         with trio.fail_after(UPGRADE_SECONDS):
             await carrier.send_all(request)
@@ -192,9 +249,14 @@ async def _introduce(
         ) from None
     except trio.BrokenResourceError as error:
         raise _explain_break(error, address) from error
+    return Answer(head, b"" if head.status == 101 else await _receive_body(carrier))
+
+
+def understand(answer: Answer, *, hello: Hello, address: DialAddress, websocket_key: bytes) -> Welcome:
+    """What kas said. Raises `HandshakeError` where it refused, or where the answer is no kas's."""
+    head, body = answer
     if head.status == 101:
         return decode_welcome(head, hello=hello, form=address.form, websocket_key=websocket_key, address=str(address))
-    body = await _receive_body(carrier)
     raise explain_refusal(head, body, hello=hello, form=address.form, address=str(address))
 
 

@@ -195,8 +195,8 @@ def decode_hello(block: bytes) -> HelloRequest:
     return HelloRequest(hello, form, websocket_key)
 
 
-def encode_welcome(welcome: Welcome, request: HelloRequest) -> bytes:
-    """The 101 of the acceptor."""
+def encode_welcome(welcome: Welcome, request: HelloRequest, *, date: str = "") -> bytes:
+    """The 101 of the acceptor. ``date`` is the value of ``Date``, by which the other side can check its clock."""
     fields: Fields = [
         (b"moorline-version", b"%d" % welcome.version),
         (b"moorline-kas", welcome.kas_id.encode("ascii")),
@@ -208,10 +208,12 @@ def encode_welcome(welcome: Welcome, request: HelloRequest) -> bytes:
         token = _WEBSOCKET
         fields.append((b"sec-websocket-accept", websocket_accept(request.websocket_key)))
         fields.append((b"sec-websocket-protocol", SUBPROTOCOL))
+    if date:
+        fields.append((b"date", date.encode("ascii")))
     return encode_response_head(101, fields, framing=b"Connection: Upgrade\r\nUpgrade: %b\r\n" % token)
 
 
-def encode_refusal(error: HandshakeError) -> bytes:
+def encode_refusal(error: HandshakeError, *, date: str = "") -> bytes:
     """The whole answer that refuses: a status, ``{"error", "message"}``, and which versions are spoken here."""
     body = json.dumps({"error": error.reason, "message": str(error)}).encode() + b"\n"
     fields: Fields = [
@@ -219,6 +221,8 @@ def encode_refusal(error: HandshakeError) -> bytes:
         (b"moorline-versions", _listed(VERSIONS).encode()),
     ]
     connection = b"close"
+    if date:
+        fields.append((b"date", date.encode("ascii")))
     if error.retry_after is not None:
         fields.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
     if error.status == 401:

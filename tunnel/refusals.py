@@ -41,11 +41,13 @@ class _Answer(NamedTuple):
 
 def explain_refusal(head: ResponseHead, body: bytes, *, hello: Hello, form: Form, address: str) -> HandshakeError:
     """The error for a final answer other than 101; ``body`` is the beginning of what came behind its head."""
-    from_kas = field_value(head.fields, b"moorline-versions") is not None
+    from_kas = is_from_agent_listener(head)
     reason, message = _kas_body(body) if from_kas else ("", "")
     words = message or _excerpt(body, head.fields)
     answer = _Answer(head.status, head.fields, from_kas, words, hello, form)
     explain = _BY_STATUS.get(head.status, _explain_other)
+    if not from_kas and field_value(head.fields, b"moorline-request-id") is not None:
+        explain, words = _explain_wrong_listener, ""
     text, default_reason = explain(answer)
     if words:
         text = f"{text} ({words})"
@@ -55,6 +57,11 @@ def explain_refusal(head: ResponseHead, body: bytes, *, hello: Hello, form: Form
         reason=reason or default_reason,
         retry_after=_retry_after(head.fields) if head.status in (409, 429, 503) else None,
     )
+
+
+def is_from_agent_listener(head: ResponseHead) -> bool:
+    """Whether a refusal is of a kas to which agents connect, and not of something in front of it."""
+    return field_value(head.fields, b"moorline-versions") is not None
 
 
 def explain_garbage(received: bytes, *, address: str) -> HandshakeError:
@@ -94,6 +101,13 @@ def explain_proxy_refusal(
     words = _excerpt(body, head.fields)
     message = f"proxy {proxy} {text}" + (f" ({words})" if words else "")
     return HandshakeError(message, status=head.status, reason=reason)
+
+
+def _explain_wrong_listener(answer: _Answer) -> tuple[str, str]:
+    return (
+        f"this is where kas takes requests of kubectl ({answer.status}); agents connect to another address of kas "
+        "(agents.address in its configuration, port 8150 by default)"
+    ), "wrong-listener"
 
 
 def _explain_ok(answer: _Answer) -> tuple[str, str]:

@@ -48,7 +48,7 @@ class FakeProxy:
                 transport = TlsTransport(transport, self.tls, server_side=True)
                 await transport.handshake()
             await self._answer_connect(transport)
-        except trio.BrokenResourceError:
+        except* trio.BrokenResourceError:
             pass
         finally:
             transport.abort()

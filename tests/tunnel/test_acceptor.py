@@ -56,6 +56,7 @@ async def test_an_agent_that_may_come_in_gets_a_101_and_a_transport(pair):
         answer = await agent.receive_some()
         assert answer.startswith(b"HTTP/1.1 101 ")
         assert b"moorline-tunnel: t-1\r\n" in answer
+        assert b"\r\nDate: " in answer
         await transport.send_all(b"http/2 from here")
         assert await receive_exactly(agent, 16) == b"http/2 from here"
 

@@ -21,7 +21,7 @@ from support.transport_pairs import (
 
 from tunnel import dialer
 from tunnel.acceptor import accept_tunnel
-from tunnel.dialer import DialAddress, ProxySettings, dial
+from tunnel.dialer import DialAddress, ProxySettings, dial, resolve
 from tunnel.errors import HandshakeError, LocalProtocolError
 from tunnel.handshake import Hello, Welcome
 from tunnel.listening import listen, serve
@@ -119,6 +119,15 @@ async def test_bytes_right_behind_the_101_belong_to_the_tunnel():
         async with closing(transport):
             assert welcome.kas_id == "k"
             assert await transport.receive_some() == b"PRI *"
+
+
+async def test_a_host_is_resolved_to_addresses():
+    assert await resolve("127.0.0.1", 80, what="kas") == ["127.0.0.1"]
+    assert "127.0.0.1" in await resolve("localhost", 80, what="kas")
+    for host, words in (("kas.invalid", "kas: cannot resolve kas.invalid: "), ("a" * 64 + ".test", "is not a host name")):
+        with pytest.raises(HandshakeError, match=words) as caught:
+            await resolve(host, 80, what="kas")
+        assert caught.value.reason == "dns"
 
 
 async def test_without_tls_nothing_is_sent_unless_that_was_asked_for():

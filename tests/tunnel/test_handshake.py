@@ -275,6 +275,15 @@ def test_a_refusal_carries_what_its_status_demands(status, line):
     assert (b"retry-after" in head.lower()) == (status == 409)
 
 
+def test_both_answers_tell_the_time_where_it_is_given():
+    date = "Sun, 06 Nov 1994 08:49:37 GMT"
+    for sent in (
+        encode_welcome(WELCOME, HelloRequest(HELLO, UPGRADE, KEY), date=date),
+        encode_refusal(HandshakeError("no", status=401), date=date),
+    ):
+        assert b"\r\nDate: %b\r\n" % date.encode() in sent
+
+
 def test_a_refusal_without_a_status_is_our_own_fault():
     assert encode_refusal(HandshakeError("oops")).startswith(b"HTTP/1.1 500 ")
 

@@ -122,6 +122,15 @@ def test_what_is_no_kas_is_named_with_what_to_check(answer, reason, text):
     assert error.status == int(answer.split(b" ")[1])
 
 
+def test_the_address_for_kubectl_is_not_the_one_for_agents():
+    error = explain(foreign(401, "Moorline-Request-Id: 1", body='{"kind": "Status"}'))
+    assert str(error) == (
+        f"{ADDRESS}: this is where kas takes requests of kubectl (401); agents connect to another address of kas "
+        "(agents.address in its configuration, port 8150 by default)"
+    )
+    assert error.reason == "wrong-listener"
+
+
 def refused(status: int, message: str = "no", reason: str = "because", retry_after: float | None = None) -> bytes:
     return encode_refusal(HandshakeError(message, status=status, reason=reason, retry_after=retry_after))
 

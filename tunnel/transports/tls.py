@@ -114,6 +114,11 @@ class TlsTransport:
             tls_version=tls.version(),
         )
 
+    @property
+    def peer_certificate(self) -> bytes | None:
+        """The certificate that the other side presented (DER); None before the handshake, or where it has none."""
+        return self._tls.getpeercert(binary_form=True)
+
     async def receive_some(self) -> bytes:
         """Up to `RECEIVE_BYTES` bytes; ``b""`` at the end, which is authentic only where `clean_eof` says so.
 
