@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from operations.command_line import run_command
 from operations.own_packages import check_own_packages
 
 
@@ -17,4 +18,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

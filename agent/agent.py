@@ -21,7 +21,7 @@ import trio
 
 from agent.backoff import Backoff, BackoffTimes
 from agent.cluster_facts import ClusterFacts
-from agent.command_line import Settings, version
+from agent.command_line import Settings
 from agent.dialling import KasDialer, Replica
 from agent.dispatch import ApiServerOrigin, Dispatcher, Origin, answer_failure
 from agent.health import Connectedness, HealthListener
@@ -30,6 +30,7 @@ from agent.own_api import OwnApi
 from agent.pool import ConnectionPool, PoolLimits
 from agent.supervisor import Supervisor, Tunnel
 from agent.upstream_transport import dialer_for, proxy_for
+from operations.version import version
 from tunnel.connection import Connection
 from tunnel.h2.config import TUNNEL_RESPONDER, EngineConfig
 from tunnel.h2.engine import Role

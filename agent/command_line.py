@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.metadata
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -13,50 +12,25 @@ from agent.config import ENVIRONMENT_PREFIX, AgentConfig, KubernetesConfig
 from agent.credentials import IN_CLUSTER, ContextCredentials, in_cluster_context, is_in_cluster
 from agent.kubeconfig import KubeconfigError, KubeContext, load_kubeconfig
 from agent.token import Token, find_token
+from operations.command_line import CommandParser, VersionAction
 from operations.configuration import ConfigurationError, Override, load_configuration
-from operations.values import InvalidValue, redact
-
-_HELP = """\
-usage: agentk --kas-address wss://KAS --token-file FILE [options]
-
-Dials kas from inside a Kubernetes cluster, and serves the cluster's API through that.
-
-  --kas-address URL     wss:// or https:// address of kas
-  --token-file FILE     the agent's token (or the variable AGENTK_TOKEN)
-  --ca-file FILE        certificates to trust beside the system's
-  --kas-header 'N: V'   header for the handshake; may be repeated
-  --insecure-plaintext  allow ws:// and http://
-  --kubeconfig FILE     default: $KUBECONFIG, the Pod's service account, ~/.kube/config
-  --context NAME        context of the kubeconfig
-  --access-mode MODE    impersonate (default) or agent; may be repeated
-  --replica NAME        name of this copy; default: $POD_NAME or the host's name
-  --health-address A    /livez, /readyz, /metrics; default 127.0.0.1:8152
-  --config FILE         YAML or TOML; the documentation has all keys
-  --log-level LEVEL     debug, info, warning, error
-  --log-format FORMAT   auto, console, json
-  --version, --help
-
-Each key of the configuration can be set as AGENTK__SECTION__KEY; flags win over the
-environment, and that over the file. SIGTERM drains for 30 s (timeouts.drain).
-"""
+from operations.values import InvalidValue
 
 _OVERRIDES = {
-    "--kas-address": "kas.address",
-    "--token-file": "kas.token_file",
-    "--ca-file": "kas.ca_file",
-    "--kubeconfig": "kubernetes.kubeconfig",
-    "--context": "kubernetes.context",
-    "--replica": "replica",
-    "--health-address": "health.address",
-    "--log-level": "log.level",
-    "--log-format": "log.format",
+    "--kas-address": ("kas.address", "URL", "wss:// or https:// address of kas"),
+    "--token-file": ("kas.token_file", "FILE", "the agent's token (or AGENTK_TOKEN)"),
+    "--ca-file": ("kas.ca_file", "FILE", "certificates to trust beside the system's"),
+    "--kubeconfig": ("kubernetes.kubeconfig", "FILE", "default: $KUBECONFIG, the Pod's, ~/.kube/config"),
+    "--context": ("kubernetes.context", "NAME", "context of the kubeconfig"),
+    "--replica": ("replica", "NAME", "name of this copy; default: $POD_NAME, the host"),
+    "--health-address": ("health.address", "A", "/livez, /readyz; default 127.0.0.1:8152"),
+    "--log-level": ("log.level", "LEVEL", "debug, info, warning, error"),
+    "--log-format": ("log.format", "FORMAT", "auto, console, json"),
 }
-_REPEATABLE = {"--kas-header": "kas.headers", "--access-mode": "access.modes"}
-
-
-class _Parser(argparse.ArgumentParser):
-    def format_help(self) -> str:
-        return _HELP
+_REPEATABLE = {
+    "--kas-header": ("kas.headers", "'N: V'", "header for the handshake; may be repeated"),
+    "--access-mode": ("access.modes", "MODE", "impersonate (default), agent; may be repeated"),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,32 +102,41 @@ def find_context(config: KubernetesConfig, environment: Mapping[str, str]) -> Ku
     return load_kubeconfig([home], context=config.context)
 
 
+def command_parser() -> CommandParser:
+    """The flags of agentk."""
+    parser = CommandParser(
+        prog="agentk",
+        usage="agentk --kas-address URL --token-file FILE [options]",
+        description="Dials kas from inside a Kubernetes cluster and serves the cluster's API through that. Each key of "
+        "the configuration can be set as AGENTK__SECTION__KEY; flags win over the environment, that over the file. "
+        "SIGTERM drains.",
+        example="agentk --kas-address wss://kas.example.com --token-file /etc/moorline/token",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML or TOML; the documentation has all keys")
+    for flag, (_, metavar, text) in _OVERRIDES.items():
+        parser.add_argument(flag, dest=flag, metavar=metavar, help=text)
+    for flag, (_, metavar, text) in _REPEATABLE.items():
+        parser.add_argument(flag, dest=flag, metavar=metavar, help=text, action="append")
+    parser.add_argument("--insecure-plaintext", action="store_true", help="allow ws:// and http://")
+    parser.add_argument("--version", action=VersionAction)
+    return parser
+
+
 def _parse_flags(arguments: Sequence[str], problems: list[str]) -> tuple[Path | None, list[Override]]:
-    parser = _Parser(prog="agentk", allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--version", action="version", version=f"agentk {version()}")
-    parser.add_argument("--config", type=Path)
-    for flag in _OVERRIDES:
-        parser.add_argument(flag, dest=flag)
-    for flag in _REPEATABLE:
-        parser.add_argument(flag, dest=flag, action="append")
-    parser.add_argument("--insecure-plaintext", action="store_true")
+    parser = command_parser()
     try:
         given, unknown = parser.parse_known_args(arguments)
     except argparse.ArgumentError as exc:
         problems.append(f"{exc} (see agentk --help)")
         return None, []
-    problems += [f"{redact(argument)}: there is no such flag (see agentk --help)" for argument in unknown]
+    problems += [f"{parser.explain_stranger(argument)} (see agentk --help)" for argument in unknown]
     values = vars(given)
     overrides = [
         Override(path=path, value=values[flag], source=flag)
-        for flag, path in (_OVERRIDES | _REPEATABLE).items()
+        for flag, (path, _, _) in (_OVERRIDES | _REPEATABLE).items()
         if values[flag] is not None
     ]
     if given.insecure_plaintext:
         overrides.append(Override(path="kas.insecure_plaintext", value=True, source="--insecure-plaintext"))
     return given.config, overrides
-
-
-def version() -> str:
-    """The version of this installation."""
-    return importlib.metadata.version("moorline")

@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import sys
 from pathlib import Path
+
+from operations.command_line import CommandParser, VersionAction, run_command
 
 
 def main() -> int:
     """Run the command line; the exit status."""
-    options = parser().parse_args()
+    options = parser().parse()
     status: int = options.run(options)
     return status
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The arguments of all subcommands."""
-    root = argparse.ArgumentParser(
-        prog="moorline", description="Kubernetes clusters through the connection that their agent opened."
+    root = CommandParser(
+        prog="moorline",
+        description="Kubernetes clusters through the connection that their agent opened.",
+        example="moorline up",
     )
-    version = f"moorline {importlib.metadata.version('moorline')}"
-    root.add_argument("--version", action="version", version=version)
+    root.add_argument("--version", action=VersionAction)
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_up(commands)
     _add_kubeconfig(commands)
     _add_doctor(commands)
+    _add_completion(commands)
     return root
 
 
-def _add_up(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_up(commands: argparse._SubParsersAction[CommandParser]) -> None:
     command = commands.add_parser(
         "up",
         help="run kas and agentk together, on a kubeconfig",
         description="Run kas and agentk in one process, on a kubeconfig. Prints a line that begins with 'ready' once "
         "kubectl works through the tunnel. Ctrl-C ends it.",
+        example="moorline up --kubeconfig ~/.kube/config",
     )
     command.add_argument(
         "--kubeconfig",
@@ -65,12 +69,14 @@ def _add_up(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     command.set_defaults(run=_run_up)
 
 
-def _add_kubeconfig(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_kubeconfig(commands: argparse._SubParsersAction[CommandParser]) -> None:
     command = commands.add_parser(
         "kubeconfig",
         help="make a token for a user, and the kubeconfig that uses it",
         description="Make a token for a user, add its hash to kas's access file, and write a kubeconfig. The token is "
         "nowhere else: whoever has the file has the access.",
+        usage="%(prog)s --agent ID --user NAME --server URL [options]",
+        example="moorline kubeconfig --agent prod --user alice --server https://kas.example.com",
     )
     command.add_argument("--agent", metavar="ID", required=True, help="the agent whose cluster it is for")
     command.add_argument("--user", metavar="NAME", required=True, help="the user; added to the file where it is new")
@@ -102,12 +108,15 @@ def _add_kubeconfig(commands: argparse._SubParsersAction[argparse.ArgumentParser
     command.set_defaults(run=_run_kubeconfig)
 
 
-def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_doctor(commands: argparse._SubParsersAction[CommandParser]) -> None:
     command = commands.add_parser(
         "doctor",
         help="check from here whether an agent would reach kas",
         description="Check, from where an agent would run, whether it would reach kas: each step, and what to do about the "
         "one that fails. Opens no tunnel and disturbs none.",
+        usage="%(prog)s --kas-address URL [options]",
+        example="moorline doctor --kas-address wss://kas.example.com --token-file token",
+        exit_status="exit status: 0 nothing failed, 1 a step failed, 2 bad usage, 130 Ctrl-C",
     )
     command.add_argument("--kas-address", metavar="URL", help="wss:// or https:// address of kas")
     command.add_argument("--token-file", metavar="FILE", help="the agent's token (or the variable AGENTK_TOKEN)")
@@ -121,6 +130,18 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "--timeout", metavar="10s", default="10s", help="for each step, at most as long as agentk waits (%(default)s)"
     )
     command.set_defaults(run=_run_doctor)
+
+
+def _add_completion(commands: argparse._SubParsersAction[CommandParser]) -> None:
+    command = commands.add_parser(
+        "completion",
+        help="print completion of kas, agentk and moorline for a shell",
+        description="Print the script by which a shell completes the commands kas, agentk and moorline.",
+        example='eval "$(moorline completion bash)"     # in ~/.bashrc; zsh: in ~/.zshrc\n'
+        "moorline completion fish | source         # in ~/.config/fish/config.fish",
+    )
+    command.add_argument("shell", choices=["bash", "zsh", "fish"], help="the shell")
+    command.set_defaults(run=_run_completion)
 
 
 def _run_up(options: argparse.Namespace) -> int:
@@ -141,5 +162,11 @@ def _run_doctor(options: argparse.Namespace) -> int:
     return run_doctor(options)
 
 
+def _run_completion(options: argparse.Namespace) -> int:
+    from moorline.completion import run_completion
+
+    return run_completion(options)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -7,35 +7,55 @@ module that checks could be missing; so this one, whose name is ours alone, goes
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 _BAD_INSTALLATION = 2
+_INTERRUPTED = 130
 
 
 def kas() -> NoReturn:
     """The command `kas`."""
-    _check("kas")
-    from server.__main__ import main
 
-    main()
-    sys.exit()
+    def main() -> int:
+        from server.__main__ import main
+
+        return main()
+
+    _run("kas", main)
 
 
 def agentk() -> NoReturn:
     """The command `agentk`."""
-    _check("agentk")
-    from agent.__main__ import main
 
-    sys.exit(main())
+    def main() -> int:
+        from agent.__main__ import main
+
+        return main()
+
+    _run("agentk", main)
 
 
 def moorline() -> NoReturn:
     """The command `moorline`."""
-    _check("moorline")
-    from moorline.__main__ import main
 
-    sys.exit(main())
+    def main() -> int:
+        from moorline.__main__ import main
+
+        return main()
+
+    _run("moorline", main)
+
+
+def _run(program: str, main: Callable[[], int]) -> NoReturn:
+    """Run ``main`` and exit; Ctrl-C during the imports is no reason for a traceback either."""
+    try:
+        _check(program)
+        from operations.command_line import run_command
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+    sys.exit(run_command(main))
 
 
 def _check(program: str) -> None:

@@ -9,9 +9,9 @@ import argparse
 import os
 import sys
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
+from operations.command_line import CommandParser, VersionAction, run_command
 from operations.configuration import ConfigurationError, Override, exit_with_configuration_error, load_configuration
 from operations.exit_codes import FAILURE, OK
 from operations.own_packages import check_own_packages
@@ -19,29 +19,31 @@ from operations.own_packages import check_own_packages
 PROGRAM = "kas"
 
 
-def main() -> None:
-    """Entry point. Exits 0 after an orderly stop, 1 after a failure, 2 for flags or configuration that cannot be used."""
+def main() -> int:
+    """Run kas; the exit status: 0 after an orderly stop, 1 for a failure, 2 for bad flags or configuration."""
     check_own_packages(PROGRAM)
-    arguments = _parser().parse_args()
+    arguments = command_parser().parse()
     if arguments.command == "token":
         from server.token_command import run_token_command
 
-        raise SystemExit(run_token_command(arguments))
-    raise SystemExit(_serve(arguments))
+        return run_token_command(arguments)
+    return _serve(arguments)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def command_parser() -> CommandParser:
+    """The flags and subcommands of kas."""
+    parser = CommandParser(
         prog=PROGRAM,
-        description="Accepts the tunnels of agents, and requests for the clusters behind them.",
-        epilog="Exit status: 0 after an orderly stop, 1 after a failure, 2 for flags or configuration that cannot be used.",
+        description="Accepts the tunnels of agents, and requests for the clusters behind them. Each key of the "
+        "configuration can be set as KAS__SECTION__KEY; flags win over the environment, that over the file. SIGTERM drains.",
+        example="kas --config /etc/moorline/kas.yaml",
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {version('moorline')}")
+    parser.add_argument("--version", action=VersionAction)
     parser.add_argument("--config", metavar="FILE", type=Path, help="configuration in YAML or TOML")
     parser.add_argument("--access-file", metavar="FILE", help="agents, users and grants (access.file)")
     parser.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error (log.level)")
     parser.add_argument("--log-format", metavar="FORMAT", help="auto, console or json (log.format)")
-    commands = parser.add_subparsers(dest="command", metavar="token")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     from server.token_command import add_token_command
 
     add_token_command(commands)
@@ -109,4 +111,4 @@ def _run(config: object) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

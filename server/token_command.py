@@ -207,29 +207,52 @@ def _keep_mode_and_owner(target: Path, descriptor: int) -> None:
 
 def add_token_command(commands: Any) -> None:
     """Add ``token`` to the subcommands of ``kas``; run what was parsed with `run_token_command`."""
-    parser = commands.add_parser("token", help="make, list and revoke tokens of agents and users")
-    actions = parser.add_subparsers(required=True, metavar="create|list|revoke", dest="token_action")
-    create = actions.add_parser("create", help="make a token, add its hash to the access file, show it once")
+    parser = commands.add_parser(
+        "token",
+        help="make, list and revoke tokens of agents and users",
+        description="Edit the tokens in the access file, which holds their hashes only. kas takes changes over by itself.",
+        example="kas token list --access-file /etc/moorline/access.yaml",
+    )
+    actions = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="token_action")
+    create = actions.add_parser(
+        "create",
+        help="make a token, add its hash to the access file, show it once",
+        description="Make a token, add its hash to the access file, and show the token on stdout: once, and nowhere else.",
+        usage="%(prog)s (--agent ID | --user NAME) [options]",
+        example="kas token create --agent prod\nkas token create --user alice --grant prod --role read-only",
+    )
     create.set_defaults(token_command=_create)
     _add_files(create)
     _add_owner(create, required=True)
-    create.add_argument("--name", default="default", help="by which the token is listed and revoked (default: default)")
-    create.add_argument("--expires", metavar="90d", help="how long it works, or a date; default: until it is revoked")
     create.add_argument(
-        "--grant", metavar="AGENT", action="append", default=[], help="let the user use this agent, too"
+        "--name", metavar="NAME", default="default", help="by which the token is listed and revoked (default: default)"
     )
+    create.add_argument("--expires", metavar="90d", help="how long it works, or a date; default: until it is revoked")
+    create.add_argument("--grant", metavar="ID", action="append", default=[], help="let the user use this agent, too")
     create.add_argument("--role", choices=("full", "read-only"), default="full", help="of what --grant gives")
     create.add_argument("--mode", choices=("impersonate", "agent"), default="impersonate", help="of what --grant gives")
-    create.add_argument("--group", action="append", default=[], help="group in what --grant gives, mode impersonate")
-    show = actions.add_parser("list", help="list tokens: owner, name, start of the hash, expiry")
+    create.add_argument(
+        "--group", metavar="NAME", action="append", default=[], help="group in what --grant gives, mode impersonate"
+    )
+    show = actions.add_parser(
+        "list",
+        help="list tokens: owner, name, start of the hash, expiry",
+        description="List tokens: owner, name, start of the hash, expiry.",
+        example="kas token list --user alice",
+    )
     show.set_defaults(token_command=_list)
     _add_files(show)
     _add_owner(show, required=False)
-    end = actions.add_parser("revoke", help="take a token out; what runs under it ends within two seconds")
+    end = actions.add_parser(
+        "revoke",
+        help="take a token out; what runs under it ends within two seconds",
+        description="Take a token out of the access file; what runs under it ends within two seconds.",
+        example="kas token revoke --user alice --name laptop",
+    )
     end.set_defaults(token_command=_revoke)
     _add_files(end)
     _add_owner(end, required=True)
-    end.add_argument("--name", default="default", help="the token's name (default: default)")
+    end.add_argument("--name", metavar="NAME", default="default", help="the token's name (default: default)")
 
 
 def run_token_command(options: argparse.Namespace) -> int:
@@ -258,8 +281,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 def _add_owner(parser: argparse.ArgumentParser, *, required: bool) -> None:
     owners = parser.add_mutually_exclusive_group(required=required)
-    owners.add_argument("--user", help="the user to whom the token belongs")
-    owners.add_argument("--agent", help="the agent to which the token belongs")
+    owners.add_argument("--user", metavar="NAME", help="the user to whom the token belongs")
+    owners.add_argument("--agent", metavar="ID", help="the agent to which the token belongs")
 
 
 def _access_file(options: argparse.Namespace) -> Path:

@@ -18,6 +18,7 @@ HOMES = {
     "wsproto": {"tunnel": 2, "sandbox": 1},  # in the tunnel: its connection, and its frames
     "cattrs": {"operations": 2},  # what it is told, and what it says
     "yaml": {"operations": 1, "agent": 1, "server": 1, "moorline": 1, "sandbox": 1},
+    "shtab": {"moorline": 1},
     "cryptography": {"moorline": 2},  # what is made, and what a server presents
 }
 """In how many modules of a package a library may be imported; Trio is the ground we stand on and not listed."""

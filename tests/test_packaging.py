@@ -93,7 +93,8 @@ def test_the_wheel_holds_the_packages_and_nothing_else(distributions: Path) -> N
         for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
     }
 
-    assert metadata | {name for name in tracked() if name.partition("/")[0] in PACKAGES} == names
+    sources = {name for name in tracked() if name.partition("/")[0] in PACKAGES}
+    assert metadata | sources | {"operations/commit.txt"} == names
 
 
 def test_the_sdist_holds_every_tracked_file_and_nothing_else(distributions: Path) -> None:
@@ -101,7 +102,55 @@ def test_the_sdist_holds_every_tracked_file_and_nothing_else(distributions: Path
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
 
-    assert tracked() | {"PKG-INFO"} == names
+    assert tracked() | {"PKG-INFO", "operations/commit.txt"} == names
+
+
+def head_commit() -> str:
+    """What is checked out."""
+    command = ["git", "rev-parse", "--short=12", "HEAD"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_both_distributions_know_the_commit(distributions: Path) -> None:
+    (wheel,), (sdist,) = distributions.glob("*.whl"), distributions.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as zipped, tarfile.open(sdist) as tarred:
+        (name,) = [name for name in tarred.getnames() if name.endswith("/operations/commit.txt")]
+        found = [zipped.read("operations/commit.txt"), tarred.extractfile(name).read()]
+
+    assert [content.decode().strip().removesuffix("-dirty") for content in found] == [head_commit()] * 2
+
+
+def build_wheel(source: Path, target: Path, **environment: str) -> zipfile.ZipFile:
+    build = [sys.executable, "-P", "-m", "hatchling", "build", "--target", "wheel", "--directory", str(target)]
+    subprocess.run(build, cwd=source, check=True, capture_output=True, env={**os.environ, **environment})
+    (wheel,) = target.glob("*.whl")
+    return zipfile.ZipFile(wheel)
+
+
+def test_a_wheel_of_the_sdist_knows_the_commit_without_git(distributions: Path, tmp_path: Path) -> None:
+    (sdist,) = distributions.glob("*.tar.gz")
+    with tarfile.open(sdist) as tarred:
+        tarred.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.glob("moorline-*")
+    with build_wheel(source, tmp_path / "dist", PATH="/nonexistent") as wheel:
+        found = wheel.read("operations/commit.txt").decode().strip()
+
+    assert found.removesuffix("-dirty") == head_commit()
+
+
+def test_sources_that_are_no_repository_are_not_given_the_commit_of_one_around_them(
+    distributions: Path, tmp_path: Path
+) -> None:
+    (sdist,) = distributions.glob("*.tar.gz")
+    with tarfile.open(sdist) as tarred:
+        tarred.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.glob("moorline-*")
+    (source / "operations" / "commit.txt").unlink()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    identity = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.com"]
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "Another"], cwd=tmp_path, check=True)
+    with build_wheel(source, tmp_path / "dist") as wheel:
+        assert "operations/commit.txt" not in wheel.namelist()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -110,7 +159,9 @@ def test_a_command_tells_its_version(command: str) -> None:
     run = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30)
 
     assert (0, "") == (run.returncode, run.stderr)
-    assert f"{command} {distribution().version}" in run.stdout
+    assert run.stdout.removesuffix("-dirty)\n").removesuffix(")\n") == (
+        f"{command} {distribution().version} (commit {head_commit()}"
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

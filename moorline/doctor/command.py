@@ -14,7 +14,6 @@ from typing import Any
 
 import trio
 
-from agent.command_line import version
 from agent.config import ENVIRONMENT_PREFIX, AgentConfig, KasConfig
 from agent.dialling import header_fields, kas_context
 from agent.token import TOKEN_VARIABLE, find_token
@@ -25,6 +24,7 @@ from operations.configuration import ConfigurationError, Override, exit_with_con
 from operations.exit_codes import FAILURE, OK
 from operations.terminal import wants_colour
 from operations.values import InvalidValue, parse_seconds
+from operations.version import version
 from tunnel.dial_address import DialAddress
 from tunnel.proxy_settings import NO_PROXIES, ProxySettings
 

@@ -106,16 +106,6 @@ def test_a_token_in_the_wrong_place_on_the_command_line_is_not_shown():
     assert not any("0123456789abcdef" in problem for problem in found)
 
 
-def test_help_fits_a_screen(capsys):
-    with pytest.raises(SystemExit) as caught:
-        read_settings(["--help"], {})
-    lines = capsys.readouterr().out.splitlines()
-
-    assert caught.value.code == 0
-    assert len(lines) <= 24
-    assert max(map(len, lines)) <= 90
-
-
 def test_the_token_variable_is_removed_once_it_was_read():
     environment = {"AGENTK_TOKEN": " mla_x\n", "PATH": "/bin"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import fcntl
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from operations.command_line import CommandParser
 from operations.configuration import ConfigurationError
 from server.access_file import load_access_file
 from server.token_command import add_token_command, grant, mint_agent_token, mint_user_token, revoke, run_token_command
@@ -23,11 +23,11 @@ def file(tmp_path):
 
 
 def kas(*arguments):
-    parser = argparse.ArgumentParser(prog="kas")
+    parser = CommandParser(prog="kas")
     parser.add_argument("--config", type=Path)
     parser.add_argument("--access-file")
     add_token_command(parser.add_subparsers(dest="command"))
-    return run_token_command(parser.parse_args(arguments))
+    return run_token_command(parser.parse(arguments))
 
 
 def test_a_token_is_added_with_its_owner_and_shown_once(file, capsys):

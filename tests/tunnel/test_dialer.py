@@ -124,7 +124,10 @@ async def test_bytes_right_behind_the_101_belong_to_the_tunnel():
 async def test_a_host_is_resolved_to_addresses():
     assert await resolve("127.0.0.1", 80, what="kas") == ["127.0.0.1"]
     assert "127.0.0.1" in await resolve("localhost", 80, what="kas")
-    for host, words in (("kas.invalid", "kas: cannot resolve kas.invalid: "), ("a" * 64 + ".test", "is not a host name")):
+    for host, words in (
+        ("kas.invalid", "kas: cannot resolve kas.invalid: "),
+        ("a" * 64 + ".test", "is not a host name"),
+    ):
         with pytest.raises(HandshakeError, match=words) as caught:
             await resolve(host, 80, what="kas")
         assert caught.value.reason == "dns"
