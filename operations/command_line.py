@@ -55,6 +55,7 @@ class CommandParser(argparse.ArgumentParser):
         """``example`` is a command line, or several; ``exit_status`` the last line of the help."""
         others = {"allow_abbrev": False, "formatter_class": _Formatter, **others}
         super().__init__(description=description, **others)
+        self.example = example
         examples = "".join(f"  {line}\n" for line in example.splitlines())
         self.epilog = (f"example:\n{examples}\n" if example else "") + exit_status
 

@@ -41,8 +41,9 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def test_the_configuration_page_is_what_the_code_says() -> None:
-    program = [sys.executable, "-P", str(DOCS / "generate_configuration.py"), "--check"]
+@pytest.mark.parametrize("generator", ["generate_configuration.py", "generate_commands.py"])
+def test_a_page_that_is_generated_is_what_the_code_says(generator: str) -> None:
+    program = [sys.executable, "-P", str(DOCS / generator), "--check"]
     run = subprocess.run(program, capture_output=True, text=True, timeout=60)
 
     assert run.returncode == 0, run.stderr
