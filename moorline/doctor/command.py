@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import MutableMapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -44,11 +45,18 @@ _FLAGS = {
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Check and report; the exit status: 0 where nothing failed, 1 where a step did."""
+    problems: list[str] = []
     try:
         seconds = _step_seconds(options.timeout)
+    except InvalidValue as exc:
+        problems.append(f"--timeout: {exc}")
+        seconds = LONGEST_STEP_SECONDS
+    try:
         target = read_target(options, os.environ)
     except ConfigurationError as exc:
-        exit_with_configuration_error(PROGRAM, exc)
+        exit_with_configuration_error(PROGRAM, ConfigurationError([*problems, *exc.problems]))
+    if problems:
+        exit_with_configuration_error(PROGRAM, ConfigurationError(problems))
     colour = wants_colour(sys.stdout, os.environ)
 
     def tell(finding: Finding) -> None:
@@ -80,10 +88,12 @@ def read_target(options: argparse.Namespace, environment: MutableMapping[str, st
         proxies = ProxySettings.from_environment(environment)
     except ValueError as exc:
         problems.append(str(exc))
+    # Where the rest cannot be used, the flag is still worth a look.
+    ca_file = config.ca_file or (Path(options.ca_file) if options.ca_file else None)
     try:
-        context = kas_context(config.ca_file.read_bytes() if config.ca_file is not None else None)
+        context = kas_context(ca_file.read_bytes() if ca_file is not None else None)
     except (OSError, ValueError) as exc:
-        raise ConfigurationError([*problems, f"kas.ca_file: {config.ca_file} cannot be used: {exc}"]) from None
+        raise ConfigurationError([*problems, f"kas.ca_file: {ca_file} cannot be used: {exc}"]) from None
     if problems:
         raise ConfigurationError(problems)
     token, source, problem = _read_token(config, environment)
@@ -110,12 +120,9 @@ def _read_token(config: KasConfig, environment: MutableMapping[str, str]) -> tup
 
 
 def _step_seconds(text: str) -> float:
-    try:
-        seconds = parse_seconds(text)
-    except InvalidValue as exc:
-        raise ConfigurationError([f"--timeout: {exc}"]) from None
+    seconds = parse_seconds(text)
     if not 0 < seconds <= LONGEST_STEP_SECONDS:
-        raise ConfigurationError([f"--timeout: expected at most {LONGEST_STEP_SECONDS:g}s: agentk waits no longer"])
+        raise InvalidValue(f"expected more than nothing and at most {LONGEST_STEP_SECONDS:g}s: agentk waits no longer")
     return seconds
 
 
