@@ -125,13 +125,27 @@ def run_command(main: Callable[[], int]) -> int:
         except SystemExit as exc:
             status = _status(exc)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # What is still buffered would fail again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_GONE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except (BrokenPipeError, KeyboardInterrupt) as exc:
+        return _status_of_interruption(exc)
+    except BaseExceptionGroup as group:
+        # In a nursery, either of the two comes in a group.
+        interruption, other = group.split((BrokenPipeError, KeyboardInterrupt))
+        if interruption is None or other is not None:
+            raise
+        return _status_of_interruption(interruption)
     return status
+
+
+def _status_of_interruption(exc: BaseException) -> int:
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    if isinstance(exc, KeyboardInterrupt):
+        return INTERRUPTED
+    # What is still buffered would fail again when the interpreter ends.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+    return READER_GONE
 
 
 def _status(exc: SystemExit) -> int:

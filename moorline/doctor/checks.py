@@ -170,9 +170,12 @@ class Doctor:
         return transport
 
     def _tell_tls(self, transport: TlsTransport) -> None:
-        presented = PresentedCertificate.parse(transport.peer_certificate or b"")
-        until = f"{presented.not_after:%Y-%m-%d}"
-        text = f"{transport.info.tls_version}, the certificate is trusted and for {self._address.host}, until {until}"
+        presented = PresentedCertificate.parse(transport.peer_certificate)
+        text = f"{transport.info.tls_version}, the certificate is trusted and for {self._address.host}"
+        if presented is None:
+            self._findings.ok("TLS", text)
+            return
+        text += f", until {presented.not_after:%Y-%m-%d}"
         if presented.not_after - self._now() < RENEWAL:
             self._findings.add("TLS", State.WARNING, text, "Renew the certificate soon.")
         else:
@@ -205,13 +208,15 @@ class Doctor:
             return ()
         try:
             assert isinstance(carrier, TlsTransport)
-            presented = PresentedCertificate.parse(carrier.peer_certificate or b"")
-            validity = f"{presented.not_before:%Y-%m-%d %H:%M} to {presented.not_after:%Y-%m-%d %H:%M} UTC"
-            names = ", ".join(presented.names) or "no name at all"
+            presented = PresentedCertificate.parse(carrier.peer_certificate)
             if reason in _DATES:
                 self._date = await self._ask_the_time(carrier)
         finally:
             carrier.abort()
+        if presented is None:
+            return ()
+        validity = f"{presented.not_before:%Y-%m-%d %H:%M} to {presented.not_after:%Y-%m-%d %H:%M} UTC"
+        names = ", ".join(presented.names) or "no name at all"
         return [f"It was issued by {presented.issuer} for {names}, valid from {validity}."]
 
     async def _ask_the_time(self, carrier: Carrier) -> datetime.datetime | None:

@@ -27,9 +27,14 @@ from operations.terminal import wants_colour
 from operations.values import InvalidValue, parse_seconds
 from operations.version import version
 from tunnel.dial_address import DialAddress
+from tunnel.errors import LocalProtocolError
+from tunnel.handshake import Form, encode_hello
 from tunnel.proxy_settings import NO_PROXIES, ProxySettings
 
 PROGRAM = "moorline doctor"
+
+SHORTEST_STEP_SECONDS = 2.0
+"""The body of a refusal, which makes the message better, is waited for for a second."""
 
 LONGEST_STEP_SECONDS = 10.0
 """agentk itself waits no longer."""
@@ -94,6 +99,11 @@ def read_target(options: argparse.Namespace, environment: MutableMapping[str, st
         context = kas_context(ca_file.read_bytes() if ca_file is not None else None)
     except (OSError, ValueError) as exc:
         raise ConfigurationError([*problems, f"kas.ca_file: {ca_file} cannot be used: {exc}"]) from None
+    headers = header_fields(config)
+    try:
+        encode_hello(probe_hello(NO_TOKEN, version()), form=Form.UPGRADE, authority="", extra_headers=headers)
+    except LocalProtocolError as exc:
+        problems.append(f"kas.headers: {exc}")
     if problems:
         raise ConfigurationError(problems)
     token, source, problem = _read_token(config, environment)
@@ -104,7 +114,7 @@ def read_target(options: argparse.Namespace, environment: MutableMapping[str, st
         token_problem=problem,
         tls=context,
         proxies=proxies,
-        headers=tuple(header_fields(config)),
+        headers=tuple(headers),
     )
 
 
@@ -121,8 +131,10 @@ def _read_token(config: KasConfig, environment: MutableMapping[str, str]) -> tup
 
 def _step_seconds(text: str) -> float:
     seconds = parse_seconds(text)
-    if not 0 < seconds <= LONGEST_STEP_SECONDS:
-        raise InvalidValue(f"expected more than nothing and at most {LONGEST_STEP_SECONDS:g}s: agentk waits no longer")
+    if not SHORTEST_STEP_SECONDS <= seconds <= LONGEST_STEP_SECONDS:
+        raise InvalidValue(
+            f"expected {SHORTEST_STEP_SECONDS:g}s to {LONGEST_STEP_SECONDS:g}s: agentk itself waits no longer"
+        )
     return seconds
 
 

@@ -36,15 +36,18 @@ ADVICE_WIDTH = 100
 
 
 def render(finding: Finding, *, colour: bool) -> str:
-    """The finding as it is printed: one line, and advice on further lines that are set in."""
+    """The finding as it is printed: one line, and advice on further lines that are set in.
+
+    Some of the text is the other side's, which has no business with the terminal: only printable characters are left.
+    """
     state = finding.state.value.ljust(_STATE_WIDTH)
     if colour:
         state = f"\x1b[{_COLOURS[finding.state]}m{state}\x1b[0m"
     margin = " " * (_STATE_WIDTH + _STEP_WIDTH + 2)
-    lines = [f"{state} {finding.step.ljust(_STEP_WIDTH)} {finding.text}"]
+    lines = [f"{state} {finding.step.ljust(_STEP_WIDTH)} {_printable(finding.text)}"]
     for advice in finding.advice:
         lines += textwrap.wrap(
-            advice,
+            _printable(advice),
             ADVICE_WIDTH,
             initial_indent=f"{margin}- ",
             subsequent_indent=f"{margin}  ",
@@ -52,6 +55,10 @@ def render(finding: Finding, *, colour: bool) -> str:
             break_on_hyphens=False,
         )
     return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 class Findings:

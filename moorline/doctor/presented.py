@@ -19,25 +19,24 @@ class PresentedCertificate:
     not_after: datetime.datetime
 
     @classmethod
-    def parse(cls, der: bytes) -> PresentedCertificate:
-        """Read a certificate in DER. Raises `ValueError` for what is none."""
-        certificate = x509.load_der_x509_certificate(der)
+    def parse(cls, der: bytes | None) -> PresentedCertificate | None:
+        """Read a certificate in DER; None where there is none, or one that only OpenSSL can read."""
         try:
-            alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except x509.ExtensionNotFound:
-            names: tuple[str, ...] = ()
-        else:
-            names = (
-                *alternative.get_values_for_type(x509.DNSName),
-                *map(str, alternative.get_values_for_type(x509.IPAddress)),
+            certificate = x509.load_der_x509_certificate(der or b"")
+            return cls(
+                issuer=certificate.issuer.rfc4514_string(),
+                names=_names(certificate),
+                not_before=certificate.not_valid_before_utc,
+                not_after=certificate.not_valid_after_utc,
             )
-        return cls(
-            issuer=certificate.issuer.rfc4514_string(),
-            names=names,
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-        )
+        except (ValueError, x509.DuplicateExtension):
+            return None
 
-    def is_valid_at(self, moment: datetime.datetime) -> bool:
-        """Whether the time is within what the certificate says."""
-        return self.not_before <= moment <= self.not_after
+
+def _names(certificate: x509.Certificate) -> tuple[str, ...]:
+    try:
+        alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    dns, addresses = (alternative.get_values_for_type(kind) for kind in (x509.DNSName, x509.IPAddress))
+    return (*dns, *map(str, addresses))

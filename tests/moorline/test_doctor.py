@@ -18,7 +18,8 @@ from support.http2 import settings
 from support.scripted_stack import Stack, authority, authority_pem, open_stack, until
 
 from moorline.doctor.checks import Doctor
-from moorline.doctor.findings import Finding, Findings, State
+from moorline.doctor.findings import Finding, Findings, State, render
+from moorline.doctor.presented import PresentedCertificate
 from moorline.doctor.target import NO_TOKEN, Target, probe_hello
 from operations.values import Address
 from server.config import AccessConfig, AgentListenerConfig, KasConfig, OperationsConfig, ProxyConfig, TlsConfig
@@ -514,3 +515,28 @@ async def test_a_kas_that_takes_no_tunnels_now():
     assert "kas is shutting down" in report["tunnel"].text
     assert report["upgrade"].state is State.OK
     assert report["clock"].text == "nothing that answered gave the time"
+
+
+# --- how it is shown -----------------------------------------------------------------------------
+
+
+def test_a_finding_is_one_line_and_its_advice_is_set_in():
+    finding = Finding("TLS", State.FAILED, "no", ["do " * 50, "and this"])
+    first, *advice = render(finding, colour=False).splitlines()
+
+    assert first == "failed   TLS        no"
+    assert advice[0].startswith("                    - do do")
+    assert all(len(line) <= 100 for line in advice)
+    assert advice[-1] == "                    - and this"
+    assert render(finding, colour=True).startswith("\x1b[1;31mfailed  \x1b[0m TLS")
+
+
+def test_what_the_other_side_says_does_not_reach_the_terminal_unprinted():
+    finding = Finding("TLS", State.FAILED, "issued by \x1b]0;gotcha\x07", ["\x1b[2J"])
+
+    assert set(render(finding, colour=False)) & {"\x1b", "\x07"} == set()
+
+
+def test_a_certificate_that_cannot_be_read_is_left_out():
+    assert PresentedCertificate.parse(b"no certificate") is None
+    assert PresentedCertificate.parse(None) is None

@@ -98,6 +98,7 @@ def test_without_a_token_there_is_no_problem():
         (["--kas-address", "http://kas"], {}, ["clear text", "--insecure-plaintext"]),
         (["--kas-address", "wss://kas"], {"HTTPS_PROXY": "socks5://p"}, ["HTTPS_PROXY", "http:// or https://"]),
         (["--kas-address", "wss://kas", "--kas-header", "no colon"], {}, ["kas.headers[0]", "'Name: value'"]),
+        (["--kas-address", "wss://kas", "--kas-header", "Authorization: x"], {}, ["kas.headers", "Authorization"]),
         (["--kas-address", "wss://kas", "--ca-file", "/nonexistent"], {}, ["kas.ca_file", "/nonexistent"]),
         (["--kas-address", "wss://kas", "--ca-file", os.devnull], {}, ["kas.ca_file", os.devnull]),
         (["--kas-address", "wss://kas", "--config", "/nonexistent"], {}, ["/nonexistent", "cannot be read"]),
@@ -122,7 +123,7 @@ def test_all_problems_are_told_at_once_on_stderr_with_status_2():
     assert all(line.startswith("moorline doctor: configuration: ") for line in done.stderr.splitlines())
 
 
-@pytest.mark.parametrize("timeout", ["11s", "0", "soon", "never"])
+@pytest.mark.parametrize("timeout", ["11s", "1s", "soon", "never"])
 def test_a_timeout_that_is_none_or_longer_than_agentk_s(timeout):
     done = doctor("--kas-address", "wss://kas", "--timeout", timeout)
 
