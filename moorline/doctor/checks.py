@@ -44,9 +44,11 @@ _ADVICE = {
     "tls-cut-off": "Something ended the connection in the TLS handshake: a load balancer without a server behind it, or a "
     "firewall that looks into TLS.",
     "is-tls": "If TLS is spoken on this port, begin the address with https:// or wss://.",
-    "proxy-authentication": "The proxy is taken from HTTPS_PROXY, for plaintext from HTTP_PROXY; NO_PROXY exempts hosts.",
-    "proxy": "The proxy is taken from HTTPS_PROXY, for plaintext from HTTP_PROXY; NO_PROXY exempts hosts.",
 }
+_PROXY_ADVICE = (
+    "The proxy is taken from HTTPS_PROXY, for plaintext addresses from HTTP_PROXY, and NO_PROXY exempts hosts. The "
+    "certificate of an https:// proxy is checked against the system's CAs alone."
+)
 _DATES = ("tls-expired", "tls-not-yet-valid")
 _CERTIFICATE = (*_DATES, "tls-unknown-ca", "tls-name-mismatch", "tls-certificate", "tls-wrong-purpose", "tls-revoked")
 
@@ -56,11 +58,6 @@ class _StepFailed(Exception):
         super().__init__(text)
         self.step = step
         self.reason = reason
-
-    @property
-    def advice(self) -> list[str]:
-        reason = "tls-timeout" if (self.step, self.reason) == ("TLS", "timeout") else self.reason
-        return [_ADVICE[reason]] if reason in _ADVICE else []
 
 
 class Doctor:
@@ -95,13 +92,19 @@ class Doctor:
             carrier = await self._open(tell=True)
         except _StepFailed as failure:
             seen = await self._look_at_certificate(failure.reason) if failure.reason in _CERTIFICATE else ()
-            self._findings.failed(failure.step, str(failure), *failure.advice, *seen)
+            self._findings.failed(failure.step, str(failure), *self._advice(failure), *seen)
             self._skip_behind(failure.step)
         else:
             attempts = await self._try_both_forms(carrier)
         self._tell_clock()
         self._tell_token(attempts)
         self._tell_tunnel(attempts)
+
+    def _advice(self, failure: _StepFailed) -> list[str]:
+        if self._proxy is not None and failure.step in ("DNS", "TCP", "CONNECT"):
+            return [_PROXY_ADVICE]
+        reason = "tls-timeout" if (failure.step, failure.reason) == ("TLS", "timeout") else failure.reason
+        return [_ADVICE[reason]] if reason in _ADVICE else []
 
     def _skip_behind(self, step: str) -> None:
         """Tell of the steps that cannot be tried once ``step`` has failed."""

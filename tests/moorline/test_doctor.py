@@ -233,6 +233,16 @@ async def test_a_proxy_that_refuses(answer, words):
     assert report["proxy"].text == f"through http://127.0.0.1:{proxy.port}"
 
 
+async def test_a_proxy_that_is_not_there():
+    through = ProxySettings(https_proxy=ProxyUrl.parse("proxy.invalid:3128"))
+    report = await examine("https://kas.example.com", proxies=through)
+
+    assert report.failed == ["DNS"]
+    assert "cannot resolve proxy.invalid" in report["DNS"].text
+    assert "NO_PROXY exempts hosts" in report.words("DNS")
+    assert "CONNECT" in report.states(State.SKIPPED)
+
+
 async def test_through_a_proxy_all_is_well_and_the_proxy_does_not_see_the_token(tmp_path):
     async with (
         open_stack(tmp_path, with_agent=False) as stack,
