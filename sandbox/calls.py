@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import urllib.parse
+from typing import Any
 
 from sandbox import protobuf
-from sandbox.documents import decode, encode
-from sandbox.kinds import Object
+from sandbox.documents import encode, from_yaml
 from sandbox.status import ApiError, bad_request
 from tunnel.http1.downstream import Http1Downstream
 from tunnel.messages import Fields, ResponseHead, field_value, field_values
 
 BODY_BYTES = 3_145_728
-META_GROUP = "meta.k8s.io"
+_FORMS = {
+    ("", "", ""): "",
+    ("meta.k8s.io", "v1", "Table"): "Table",
+    ("meta.k8s.io", "v1", "PartialObjectMetadata"): "PartialObjectMetadata",
+    ("meta.k8s.io", "v1", "PartialObjectMetadataList"): "PartialObjectMetadata",
+    ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList"): "APIGroupDiscoveryList",
+}
 
 
 class Call:
@@ -22,7 +29,7 @@ class Call:
         self.downstream = downstream
         path, _, query = downstream.request.target.decode("latin-1").partition("?")
         self.method = downstream.request.method.decode("latin-1")
-        self.path = [urllib.parse.unquote(part) for part in path.strip("/").split("/") if part]
+        self.path = [urllib.parse.unquote(part) for part in path.split("/") if part]
         self.values = urllib.parse.parse_qs(query, keep_blank_values=True)
         self.query = {name: values[0] for name, values in self.values.items()}
         self.warnings: list[str] = []
@@ -47,45 +54,46 @@ class Call:
         return int(text) if text else None
 
     def form(self) -> str:
-        """The form that the caller wants: ``Table``, ``PartialObjectMetadata``, ``APIGroupDiscoveryList`` or none."""
-        for media_range in self.field(b"accept").split(",") or ["*/*"]:
+        """The form that the caller wants, one of the above; the empty string for objects as they are."""
+        for media_range in self.field(b"accept").split(","):
             media_type, *parameters = (part.strip() for part in media_range.split(";"))
             values = dict(parameter.split("=", 1) for parameter in parameters if "=" in parameter)
-            if media_type in ("application/json", "application/*", "*/*", ""):
-                wanted = values.get("as", "")
-                if not wanted or (values.get("g"), values.get("v")) in (
-                    (META_GROUP, "v1"),
-                    ("apidiscovery.k8s.io", "v2"),
-                ):
-                    return wanted.removesuffix("List") if values.get("g") == META_GROUP else wanted
+            wanted = (values.get("g", ""), values.get("v", ""), values.get("as", ""))
+            if media_type in ("application/json", "application/*", "*/*", "") and wanted in _FORMS:
+                return _FORMS[wanted]
         raise ApiError(406, "NotAcceptable", "the sandbox answers in JSON only")
 
-    async def document(self) -> Object:
-        """The body. Raises `ApiError`."""
+    async def document(self) -> Any:
+        """The body, decoded; an empty object where there is none. Raises `ApiError`."""
         data = bytearray()
         while piece := await self.downstream.body.receive():
             data += piece
             if len(data) > BODY_BYTES:
-                message = f"Request entity too large: limit is {BODY_BYTES}"
-                raise ApiError(413, "RequestEntityTooLarge", message)
-        content_type = self.field(b"content-type")
-        if content_type.startswith(protobuf.MEDIA_TYPE) and data:
+                raise ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {BODY_BYTES}")
+        if not data:
+            return {}
+        media_type = self.field(b"content-type").partition(";")[0].strip().lower()
+        if media_type == protobuf.MEDIA_TYPE:
             document, dropped = protobuf.decode(bytes(data))
-            self.warnings += [f"sandbox: a field that is not known here was dropped: {name}" for name in dropped[:10]]
+            self.warnings += [f"sandbox: dropped, since it is not known here: {name}" for name in dropped[:10]]
             return document
-        decoded: Object = decode(bytes(data), content_type) if data else {}
-        return decoded
+        if media_type and not media_type.endswith(("json", "yaml", "*/*")):
+            message = f"the body of the request was in an unknown format: {media_type}"
+            raise ApiError(415, "UnsupportedMediaType", message)
+        try:
+            return from_yaml(bytes(data)) if media_type.endswith("yaml") else json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise bad_request(f"the body of the request cannot be decoded: {error}") from error
 
     async def answer(self, document: object, status: int = 200, content_type: str = "application/json") -> None:
         """Answer with a document, or with plain text."""
         body = document.encode() if isinstance(document, str) else encode(document)
-        await self.downstream.send_response(ResponseHead(status, self.head(content_type)), body, end=True)
+        await self.downstream.send_response(ResponseHead(status, self._head(content_type)), body, end=True)
 
     async def begin(self, content_type: str) -> None:
         """Send the head of an answer whose body comes bit by bit."""
-        await self.downstream.send_response(ResponseHead(200, self.head(content_type)))
+        await self.downstream.send_response(ResponseHead(200, self._head(content_type)))
 
-    def head(self, content_type: str) -> Fields:
-        """The header fields of an answer."""
+    def _head(self, content_type: str) -> Fields:
         fields = [(b"content-type", content_type.encode()), (b"cache-control", b"no-cache, private")]
         return fields + [(b"warning", f'299 - "{text}"'.encode()) for text in self.warnings]

@@ -15,7 +15,7 @@ from sandbox.admission import admit, identify
 from sandbox.apiserver import ApiServer
 from sandbox.controllers import Controllers
 from sandbox.documents import encode, packaged
-from sandbox.kinds import STORED
+from sandbox.kinds import BY_NAME
 from sandbox.kubelet import Kubelet
 from sandbox.pods import PodStreams
 from sandbox.recorder import Recorder
@@ -80,10 +80,9 @@ class Sandbox:
         await Http1Server(transport, self._server.handle, render_error=_render_error).run()
 
     def _seed(self, randomness: random.Random) -> None:
-        kinds = {(kind.api_version, kind.name): kind for kind in STORED}
         for document in packaged("seed.yaml"):
-            kind = kinds[document["apiVersion"], document["kind"]]
-            document = identify(kind, document, document["metadata"].get("namespace", ""), "", randomness)
+            kind = BY_NAME[document["kind"]]
+            document = identify(kind, document, "", "", randomness)
             self.store.create(kind, admit(kind, document, randomness))
 
 

@@ -6,8 +6,6 @@ and no cursor movement.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -26,8 +24,6 @@ class Console:
 
     def __init__(self, output: Output, error: Output | None = None, *, is_terminal: bool = False) -> None:
         self.is_terminal = is_terminal
-        self.size = (80, 24)
-        """Columns and rows of the terminal."""
         self.running: trio.CancelScope | None = None
         """What Ctrl-C ends."""
         self._output = output
@@ -60,12 +56,6 @@ class Console:
         self._is_at_end = True
         self._changed.unpark_all()
 
-    def resize(self, data: bytes) -> None:
-        """Take the new size of the terminal, as JSON; what makes no sense is ignored."""
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            size = json.loads(data)
-            self.size = (int(size["Width"]), int(size["Height"]))
-
     async def feed(self, data: bytes) -> None:
         """Take input as it comes."""
         if self.is_terminal:
@@ -93,6 +83,7 @@ class Console:
             elif byte == 3:
                 echo += b"^C\r\n"
                 self._line = b""
+                self._lines.clear()
                 if self.running is not None:
                     self.running.cancel()
                 else:

@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 
-from sandbox.admission import ALPHABET
 from sandbox.kinds import REPLICA_SETS, Object
+from sandbox.objects import ALPHABET, condition, owner_reference
 
 REVISION = "deployment.kubernetes.io/revision"
 HASH_LABEL = "pod-template-hash"
@@ -25,126 +25,84 @@ def revision_of(document: Object) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def owned_by(owner: Object, documents: list[Object]) -> list[Object]:
-    """The documents that an object controls."""
-    uid = owner["metadata"]["uid"]
-    return [
-        item for item in documents if any(ref["uid"] == uid for ref in item["metadata"].get("ownerReferences") or [])
-    ]
-
-
-def owner_reference(owner: Object) -> Object:
-    """What a document says of the one that controls it."""
-    metadata = owner["metadata"]
-    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": metadata["name"]}
-    return reference | {"uid": metadata["uid"], "controller": True, "blockOwnerDeletion": True}
-
-
 def new_replica_set(deployment: Object, revision: int) -> Object:
     """The replica set for the present template, with no pods yet."""
     spec, metadata = deployment["spec"], deployment["metadata"]
-    template, selector = spec["template"], spec["selector"]
-    hash_label = {HASH_LABEL: template_hash(template)}
-    labels = {**template["metadata"].get("labels", {}), **hash_label}
+    template, selector, hashed = spec["template"], spec["selector"], template_hash(spec["template"])
+    labels = {**template["metadata"].get("labels", {}), HASH_LABEL: hashed}
     annotations = {
         key: value for key, value in (metadata.get("annotations") or {}).items() if "last-applied" not in key
     }
-    return REPLICA_SETS.of(
-        {
-            "metadata": {
-                "name": f"{metadata['name']}-{hash_label[HASH_LABEL]}",
-                "namespace": metadata["namespace"],
-                "labels": labels,
-                "annotations": annotations | {REVISION: str(revision)},
-                "ownerReferences": [owner_reference(deployment)],
-            },
-            "spec": {
-                "replicas": 0,
-                "selector": {**selector, "matchLabels": {**(selector.get("matchLabels") or {}), **hash_label}},
-                "template": {**template, "metadata": {**template["metadata"], "labels": labels}},
-            },
-        }
+    set_metadata = {
+        "name": f"{metadata['name']}-{hashed}",
+        "namespace": metadata["namespace"],
+        "labels": labels,
+        "annotations": annotations | {REVISION: str(revision)},
+        "ownerReferences": [owner_reference(deployment)],
+    }
+    set_spec = {
+        "replicas": 0,
+        "selector": {**selector, "matchLabels": {**(selector.get("matchLabels") or {}), HASH_LABEL: hashed}},
+        "template": {**template, "metadata": {**template["metadata"], "labels": labels}},
+    }
+    return REPLICA_SETS.of({"metadata": set_metadata, "spec": set_spec})
+
+
+def _count(replica_set: Object, name: str) -> int:
+    return int((replica_set.get("status") or {}).get(name, 0))
+
+
+def _limits(deployment: Object) -> tuple[int, int]:
+    """How many pods there may be too many, and too few, during a rollout."""
+    strategy, wanted = deployment["spec"].get("strategy") or {}, deployment["spec"]["replicas"]
+    if strategy.get("type") == "Recreate":
+        return 0, 0
+    rolling = {"maxSurge": "25%", "maxUnavailable": "25%"} | (strategy.get("rollingUpdate") or {})
+    surge, unavailable = (
+        value if isinstance(value, int) else int(value.rstrip("%")) * wanted / 100
+        for value in (rolling["maxSurge"], rolling["maxUnavailable"])
     )
-
-
-def _available(replica_set: Object) -> int:
-    return int((replica_set.get("status") or {}).get("availableReplicas", 0))
-
-
-def _running(replica_set: Object) -> int:
-    return int((replica_set.get("status") or {}).get("replicas", 0))
-
-
-def _share(value: int | str, total: int, *, up: bool) -> int:
-    """A number, or a percentage of the total."""
-    if isinstance(value, int):
-        return value
-    exact = int(value.rstrip("%")) * total / 100
-    return math.ceil(exact) if up else math.floor(exact)
+    return math.ceil(surge), math.floor(unavailable) or (0 if surge else 1)
 
 
 def replica_counts(deployment: Object, current: Object, old: list[Object]) -> dict[str, int]:
     """By name of the replica set: how many pods it is to have now. Called again whenever something has changed."""
-    spec = deployment["spec"]
-    wanted, name = spec["replicas"], current["metadata"]["name"]
+    wanted, name = deployment["spec"]["replicas"], current["metadata"]["name"]
+    is_recreated = (deployment["spec"].get("strategy") or {}).get("type") == "Recreate"
     held = {item["metadata"]["name"]: item["spec"]["replicas"] for item in (*old, current)}
+    if is_recreated and any(held[item["metadata"]["name"]] or _count(item, "replicas") for item in old):
+        return dict.fromkeys(held, 0) | {name: held[name]}
     if not any(held[item["metadata"]["name"]] for item in old):
-        wait = (spec.get("strategy") or {}).get("type") == "Recreate" and any(_running(item) for item in old)
-        return held | {name: held[name] if wait else wanted}
-    if (spec.get("strategy") or {}).get("type") == "Recreate":
-        return dict.fromkeys(held, 0)
-    rolling = (spec.get("strategy") or {}).get("rollingUpdate") or {}
-    surge = _share(rolling.get("maxSurge", 1), wanted, up=True)
-    unavailable = _share(rolling.get("maxUnavailable", 0), wanted, up=False)
-    if surge == 0 and unavailable == 0:
-        unavailable = 1
+        return held | {name: wanted}
+    surge, unavailable = _limits(deployment)
     counts = dict(held)
-    counts[name] = max(min(wanted, held[name] + max(0, wanted + surge - sum(held.values()))), 0)
-    spare = sum(map(_available, (*old, current))) - (wanted - unavailable)
-    for item in sorted(old, key=lambda item: (_available(item), revision_of(item))):
-        old_name = item["metadata"]["name"]
-        useless = held[old_name] - _available(item)  # takes nothing away from those who are served
-        removed = min(held[old_name], useless + max(0, min(spare, _available(item))))
+    counts[name] = min(wanted, held[name] + max(0, wanted + surge - sum(held.values())))
+    spare = sum(_count(item, "availableReplicas") for item in (*old, current)) - (wanted - unavailable)
+    for item in sorted(old, key=lambda item: (_count(item, "availableReplicas"), revision_of(item))):
+        available, old_name = _count(item, "availableReplicas"), item["metadata"]["name"]
+        useless = held[old_name] - available  # takes nothing away from those who are served
+        removed = min(held[old_name], useless + max(0, min(spare, available)))
         spare -= max(0, removed - useless)
         counts[old_name] = held[old_name] - removed
     return counts
 
 
 def status_of(deployment: Object, current: Object, all_sets: list[Object], moment: str) -> Object:
-    """The status of a deployment; what is nought is left out."""
-    wanted = deployment["spec"]["replicas"]
-    available, total, updated = sum(map(_available, all_sets)), sum(map(_running, all_sets)), _running(current)
-    is_done = updated == total == available == wanted
-    name = current["metadata"]["name"]
-    before = {item["type"]: item for item in (deployment.get("status") or {}).get("conditions") or []}
-    has_minimum = available >= wanted - _share(
-        ((deployment["spec"].get("strategy") or {}).get("rollingUpdate") or {}).get("maxUnavailable", 0),
-        wanted,
-        up=False,
-    )
-    wordings = {
-        "Available": (
-            ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
-            if has_minimum
-            else ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
-        ),
-        "Progressing": (
-            ("True", "NewReplicaSetAvailable", f'ReplicaSet "{name}" has successfully progressed.')
-            if is_done
-            else ("True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.')
-        ),
-    }
+    """The status of a deployment, as a merge patch: what is nought is None."""
+    wanted, name = deployment["spec"]["replicas"], current["metadata"]["name"]
+    available, total = (sum(_count(item, key) for item in all_sets) for key in ("availableReplicas", "replicas"))
+    updated = _count(current, "replicas")
+    minimum = ("MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+    if has_minimum := available >= wanted - _limits(deployment)[1]:
+        minimum = ("MinimumReplicasAvailable", "Deployment has minimum availability.")
+    progress = ("ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.')
+    if updated == total == available == wanted:
+        progress = ("NewReplicaSetAvailable", f'ReplicaSet "{name}" has successfully progressed.')
+    conditions = [
+        condition(deployment, "Available", moment, *minimum, is_true=has_minimum),
+        condition(deployment, "Progressing", moment, *progress, is_true=True),
+    ]
     counts = {"replicas": total, "updatedReplicas": updated, "readyReplicas": available, "availableReplicas": available}
     counts["unavailableReplicas"] = max(0, wanted - available)
-    conditions = [condition(before.get(kind), kind, *words, moment) for kind, words in wordings.items()]
     result: Object = {"observedGeneration": deployment["metadata"]["generation"], "conditions": conditions}
-    return result | {key: count for key, count in counts.items() if count}
-
-
-def condition(before: Object | None, kind: str, value: str, reason: str, message: str, moment: str) -> Object:
-    """A condition that keeps its times for as long as it says the same."""
-    if before and (before["status"], before["reason"], before["message"]) == (value, reason, message):
-        return before
-    moved = before["lastTransitionTime"] if before and before["status"] == value else moment
-    result = {"type": kind, "status": value, "reason": reason, "message": message}
-    return result | {"lastUpdateTime": moment, "lastTransitionTime": moved}
+    return result | {key: count or None for key, count in counts.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sandbox.kinds import GROUP_VERSIONS, KINDS, SUBRESOURCES, Kind, Object
+from sandbox.kinds import GROUPS, KINDS, Kind, Object
 from sandbox.status import no_such_path
 
 VERSION = "v1.36.0-sandbox"
@@ -15,12 +15,11 @@ def version() -> Object:
 
 
 def aggregated(*, is_core: bool) -> Object:
-    """All groups, versions and resources: what ``/api`` and ``/apis`` answer to those who ask for it."""
+    """All groups and resources: what ``/api`` and ``/apis`` answer to those who ask for it."""
     items = []
-    for group, version in GROUP_VERSIONS:
-        if (group == "") is is_core:
-            resources = [_aggregated_resource(kind) for kind in _kinds(group, version)]
-            versions = [{"version": version, "resources": resources, "freshness": "Current"}]
+    for group in GROUPS:
+        if is_core is (group == ""):
+            versions = [{"version": "v1", "resources": _resources(group), "freshness": "Current"}]
             items.append({"metadata": {"name": group} if group else {}, "versions": versions})
     return {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items}
 
@@ -32,61 +31,47 @@ def core_versions() -> Object:
 
 def groups() -> Object:
     """The answer to ``/apis``."""
-    documents = [_group(group, version) for group, version in GROUP_VERSIONS if group]
-    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": documents}
+    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [group(name) for name in GROUPS if name]}
 
 
 def group(name: str) -> Object:
     """The answer to ``/apis/<group>``. Raises `ApiError`."""
-    for known, version in GROUP_VERSIONS:
-        if known == name:
-            return {"kind": "APIGroup", "apiVersion": "v1", **_group(known, version)}
-    raise no_such_path()
+    if name not in GROUPS[1:]:
+        raise no_such_path()
+    version = {"groupVersion": f"{name}/v1", "version": "v1"}
+    return {"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": [version], "preferredVersion": version}
 
 
-def resources(group: str, version: str) -> Object:
-    """The answer to ``/api/v1`` and ``/apis/<group>/<version>``. Raises `ApiError`."""
-    if (group, version) not in GROUP_VERSIONS:
+def resources(group: str) -> Object:
+    """The answer to ``/api/v1`` and ``/apis/<group>/v1``. Raises `ApiError`."""
+    if group not in GROUPS:
         raise no_such_path()
     entries: list[Object] = []
-    for kind in _kinds(group, version):
-        scope = {"namespaced": kind.is_namespaced}
-        entry = {"name": kind.plural, "singularName": kind.name.lower(), "kind": kind.name, "verbs": list(kind.verbs)}
-        entries.append({**entry, **scope, **_names(kind)})
-        for name in kind.subresources:
-            verbs, taken = _subresource(kind, name)
-            entries.append({"name": f"{kind.plural}/{name}", "singularName": "", "verbs": verbs, **taken, **scope})
-    group_version = f"{group}/{version}" if group else version
+    for resource in _resources(group):
+        scope = {"namespaced": resource.pop("scope") == "Namespaced"}
+        subresources, plural = resource.pop("subresources", []), resource.pop("resource")
+        names = {"name": plural, "singularName": resource.pop("singularResource")}
+        entries.append(resource | names | scope | {"kind": resource.pop("responseKind")["kind"]})
+        for item in subresources:
+            name = {"name": f"{plural}/{item['subresource']}", "singularName": "", "verbs": item["verbs"]}
+            entries.append(name | scope | item["responseKind"])
+    group_version = f"{group}/v1" if group else "v1"
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": entries}
 
 
-def _kinds(group: str, version: str) -> list[Kind]:
-    return [kind for kind in KINDS.values() if (kind.group, kind.version) == (group, version)]
+def _resources(group: str) -> list[Object]:
+    return [_resource(kind) for kind in KINDS.values() if kind.group == group]
 
 
-def _group(name: str, version: str) -> Object:
-    preferred = {"groupVersion": f"{name}/{version}", "version": version}
-    return {"name": name, "versions": [preferred], "preferredVersion": preferred}
-
-
-def _names(kind: Kind) -> Object:
-    names = {"shortNames": list(kind.short_names), "categories": list(kind.categories)}
-    return {key: value for key, value in names.items() if value}
-
-
-def _subresource(kind: Kind, name: str) -> tuple[list[str], Object]:
-    """Its verbs, and the kind that it takes."""
-    verbs, *taken = SUBRESOURCES[name]
-    group, version, kind_name = taken if taken[-1] else (kind.group, kind.version, kind.name)
-    return verbs.split(), {"group": group, "version": version, "kind": kind_name}
-
-
-def _aggregated_resource(kind: Kind) -> Object:
-    resource: Object = {"resource": kind.plural, "singularResource": kind.name.lower(), "verbs": list(kind.verbs)}
-    resource["responseKind"] = {"group": kind.group, "version": kind.version, "kind": kind.name}
-    resource["scope"] = "Namespaced" if kind.is_namespaced else "Cluster"
-    for name in kind.subresources:
-        verbs, taken = _subresource(kind, name)
-        entry = {"subresource": name, "responseKind": taken, "verbs": verbs}
-        resource.setdefault("subresources", []).append(entry)
-    return resource | _names(kind)
+def _resource(kind: Kind) -> Object:
+    own = {"group": kind.group, "version": "v1", "kind": kind.name}
+    resource: Object = {"resource": kind.plural, "singularResource": kind.name.lower(), "responseKind": own}
+    resource |= {"scope": "Namespaced" if kind.is_namespaced else "Cluster", "verbs": kind.verbs}
+    subresources = []
+    for name, facts in kind.subresources.items():
+        taken = (
+            own if "kind" not in facts else {"group": facts.get("group", ""), "version": "v1", "kind": facts["kind"]}
+        )
+        subresources.append({"subresource": name, "responseKind": taken, "verbs": facts["verbs"]})
+    more = {"shortNames": kind.short_names, "categories": kind.categories, "subresources": subresources}
+    return resource | {key: value for key, value in more.items() if value}

@@ -1,4 +1,4 @@
-"""JSON and YAML: bodies of requests, and the data files of this package."""
+"""JSON and YAML: bodies of requests, and the data files of this package. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import json
 from typing import Any
 
 import yaml
-
-from sandbox.status import ApiError, bad_request
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -27,22 +25,15 @@ def encode(document: object) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def decode(data: bytes, content_type: str) -> Any:
-    """The document in a body; YAML where the media type says so. Raises `ApiError`."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type and not media_type.endswith(("json", "yaml", "*/*")):
-        message = f"the body of the request was in an unknown format: {media_type}"
-        raise ApiError(415, "UnsupportedMediaType", message)
+def from_yaml(data: bytes) -> Any:
+    """The document in YAML. Raises `ValueError`."""
     try:
-        if not media_type.endswith("yaml"):
-            return json.loads(data)
         return yaml.load(data, _PlainLoader)  # noqa: S506 - a SafeLoader with fewer types
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise bad_request(f"the body of the request cannot be decoded: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 @functools.cache
 def packaged(name: str) -> Any:
     """A YAML file of this package, decoded. Not to be altered."""
-    text = importlib.resources.files("sandbox").joinpath(name).read_text(encoding="utf-8")
-    return yaml.load(text, _PlainLoader)  # noqa: S506 - a SafeLoader with fewer types
+    return from_yaml(importlib.resources.files("sandbox").joinpath(name).read_bytes())

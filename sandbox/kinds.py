@@ -1,9 +1,12 @@
-"""The kinds of objects that the sandbox has: names, scope, and what can be done with each. Only tables."""
+"""The kinds of objects that the sandbox has (``kinds.yaml``): names, scope, and what can be done with each. Pure."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
+
+from sandbox.documents import packaged
 
 Object = dict[str, Any]
 """A Kubernetes object as decoded JSON. What the store holds is never altered in place."""
@@ -15,18 +18,20 @@ class Kind:
 
     name: str
     plural: str
-    group: str
-    short_names: tuple[str, ...]
-    categories: tuple[str, ...]
-    subresources: tuple[str, ...]
-    verbs: tuple[str, ...]
-    is_namespaced: bool
-    version: str = "v1"
+    group: str = ""
+    short_names: Sequence[str] = ()
+    categories: Sequence[str] = ()
+    subresources: dict[str, Object] = dataclasses.field(default_factory=dict)
+    verbs: Sequence[str] = ("create", "delete", "get", "list", "patch", "update", "watch")
+    is_namespaced: bool = True
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    defaults: Object = dataclasses.field(default_factory=dict)
+    answer: Object | None = None
 
     @property
     def api_version(self) -> str:
         """The ``apiVersion`` of its objects."""
-        return f"{self.group}/{self.version}" if self.group else self.version
+        return f"{self.group}/v1" if self.group else "v1"
 
     @property
     def resource(self) -> str:
@@ -38,69 +43,15 @@ class Kind:
         return {"kind": self.name, "apiVersion": self.api_version, **document}
 
 
-def _kind(
-    name: str,
-    plural: str,
-    short_name: str = "",
-    *,
-    group: str = "",
-    subresources: str = "",
-    category: str = "",
-    verbs: str = "create delete deletecollection get list patch update watch",
-    is_namespaced: bool = True,
-) -> Kind:
-    return Kind(
-        name=name,
-        plural=plural,
-        group=group,
-        short_names=tuple(short_name.split()),
-        categories=tuple(category.split()),
-        subresources=tuple(subresources.split()),
-        verbs=tuple(verbs.split()),
-        is_namespaced=is_namespaced,
-    )
+BY_NAME = {name: Kind(name=name, **fields) for name, fields in packaged("kinds.yaml").items()}
+KINDS = {(kind.group, kind.plural): kind for kind in BY_NAME.values()}
+"""Every kind by group and plural: as a path names it."""
 
+STORED = [kind for kind in BY_NAME.values() if kind.columns]
+GROUPS = list(dict.fromkeys(kind.group for kind in BY_NAME.values()))
+"""Every group once; the first has no name. All have one version, v1."""
 
-_POD_SUBRESOURCES = "attach eviction exec log portforward status"
-NAMESPACES = _kind("Namespace", "namespaces", "ns", subresources="status", is_namespaced=False)
-NODES = _kind("Node", "nodes", "no", subresources="status", is_namespaced=False)
-PODS = _kind("Pod", "pods", "po", subresources=_POD_SUBRESOURCES, category="all")
-SERVICES = _kind("Service", "services", "svc", subresources="status", category="all")
-ENDPOINTS = _kind("Endpoints", "endpoints", "ep")
-CONFIG_MAPS = _kind("ConfigMap", "configmaps", "cm")
-SECRETS = _kind("Secret", "secrets")
-SERVICE_ACCOUNTS = _kind("ServiceAccount", "serviceaccounts", "sa")
-EVENTS = _kind("Event", "events", "ev")
-DEPLOYMENTS = _kind("Deployment", "deployments", "deploy", group="apps", subresources="scale status", category="all")
-REPLICA_SETS = _kind("ReplicaSet", "replicasets", "rs", group="apps", subresources="scale status", category="all")
-ENDPOINT_SLICES = _kind("EndpointSlice", "endpointslices", group="discovery.k8s.io")
-_CORE = (NAMESPACES, NODES, PODS, SERVICES, ENDPOINTS, CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, EVENTS)
-STORED = (*_CORE, DEPLOYMENTS, REPLICA_SETS, ENDPOINT_SLICES)
-
-ACCESS_REVIEWS, RULES_REVIEWS, SUBJECT_REVIEWS = (
-    _kind(name, f"{name.lower()}s", group=group, verbs="create", is_namespaced=False)
-    for name, group in (
-        ("SelfSubjectAccessReview", "authorization.k8s.io"),
-        ("SelfSubjectRulesReview", "authorization.k8s.io"),
-        ("SelfSubjectReview", "authentication.k8s.io"),
-    )
-)
-
-KINDS = {
-    (kind.group, kind.version, kind.plural): kind for kind in (*STORED, ACCESS_REVIEWS, RULES_REVIEWS, SUBJECT_REVIEWS)
-}
-"""Every kind by group, version and plural: as a path names it."""
-
-GROUP_VERSIONS = list(dict.fromkeys((kind.group, kind.version) for kind in KINDS.values()))
-"""Every group and version, each once; the first has no group."""
-
-SUBRESOURCES = {
-    "attach": ("create get", "", "v1", "PodAttachOptions"),
-    "eviction": ("create", "policy", "v1", "Eviction"),
-    "exec": ("create get", "", "v1", "PodExecOptions"),
-    "log": ("get", "", "", ""),
-    "portforward": ("create get", "", "v1", "PodPortForwardOptions"),
-    "scale": ("get patch update", "autoscaling", "v1", "Scale"),
-    "status": ("get patch update", "", "", ""),
-}
-"""Verbs, and group, version and kind of what a subresource takes, where that is not the kind of its resource."""
+NAMESPACES, NODES, PODS = BY_NAME["Namespace"], BY_NAME["Node"], BY_NAME["Pod"]
+SERVICES, ENDPOINTS, ENDPOINT_SLICES = BY_NAME["Service"], BY_NAME["Endpoints"], BY_NAME["EndpointSlice"]
+DEPLOYMENTS, REPLICA_SETS = BY_NAME["Deployment"], BY_NAME["ReplicaSet"]
+CONFIG_MAPS, SECRETS, EVENTS = BY_NAME["ConfigMap"], BY_NAME["Secret"], BY_NAME["Event"]

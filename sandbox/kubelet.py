@@ -1,7 +1,7 @@
-"""The make-believe life of pods: scheduled, created, running, writing logs, restarting, ending.
+"""The make-believe life of pods on their nodes: created, running, writing logs, restarting, ending.
 
 A container whose command the sandbox's shell knows runs that command; every other one pretends to be a web server. The
-annotation `FAILS_AFTER` lets one fail now and then; an image with the tag ``missing`` cannot be pulled.
+annotation `FAILS_AFTER` lets one fail now and then.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import random
 import trio
 
 from sandbox.console import Console
-from sandbox.kinds import NODES, PODS, Object
+from sandbox.kinds import PODS, Object
 from sandbox.logs import Log
+from sandbox.objects import condition, is_going, timestamp
 from sandbox.recorder import Recorder
-from sandbox.shell import SHELLS, Shell, knows
+from sandbox.shell import Shell, is_shell, knows
 from sandbox.status import ApiError, not_found
-from sandbox.store import Store, timestamp
+from sandbox.store import Store
 
 logger = logging.getLogger(__name__)
 
 FAILS_AFTER = "sandbox/fails-after-seconds"
-PODS_PER_NODE = 110
 BACK_OFF_SECONDS = (1.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0)
 ENDING_SECONDS = 1.0
 _LOCATIONS = ("/", "/", "/", "/healthz", "/favicon.ico", "/api/items")
@@ -41,6 +41,16 @@ class Container:
     """Set by whoever was attached to its shell and left it."""
     exit_code: int = 0
 
+    @property
+    def command(self) -> list[str]:
+        """What it runs, as far as its specification says."""
+        return [*(self.spec.get("command") or []), *(self.spec.get("args") or [])]
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether it is a shell that somebody may attach to."""
+        return bool(self.spec.get("stdin")) and (not self.command or is_shell(self.command[0]))
+
 
 class Kubelet:
     """All nodes at once."""
@@ -52,7 +62,6 @@ class Kubelet:
         self._lives: dict[str, trio.CancelScope] = {}
         self._containers: dict[str, dict[str, Container]] = {}
         self._last_address = 1
-        self._room = trio.lowlevel.ParkingLot()  # pods wait here for a node to take them
 
     def container(self, pod: Object, name: str) -> Container | None:
         """The container of that name, once it has been created."""
@@ -60,106 +69,62 @@ class Kubelet:
 
     async def run(self) -> None:
         """Let pods live, until cancelled."""
-        nodes: list[Object] = []
-        placed = 0
         async with trio.open_nursery() as nursery:
             while True:
                 revision = self._store.revision
-                pods = {pod["metadata"]["uid"]: pod for pod in self._store.objects(PODS)}
-                placed_before, placed = placed, sum("nodeName" in pod["spec"] for pod in pods.values())
-                nodes_before, nodes = nodes, self._store.objects(NODES)
-                if placed < placed_before or nodes != nodes_before:
-                    self._room.unpark_all()
-                for uid in self._lives.keys() - pods.keys():
-                    self._lives[uid].cancel()
-                for uid, pod in pods.items():
-                    if uid not in self._lives:
+                placed = [pod for pod in self._store.objects(PODS) if pod["spec"].get("nodeName")]
+                staying = {pod["metadata"]["uid"] for pod in placed if not is_going(pod)}
+                for pod in placed:
+                    uid = pod["metadata"]["uid"]
+                    if uid not in self._lives and (uid in staying or not pod["metadata"].get("finalizers")):
                         self._lives[uid] = trio.CancelScope()
                         nursery.start_soon(self._live, pod, self._lives[uid], name=f"pod {pod['metadata']['name']}")
-                    elif "deletionTimestamp" in pod["metadata"] and not self._lives[uid].cancel_called:
-                        self._lives[uid].cancel()
-                        nursery.start_soon(self._end, pod)
+                for uid in self._lives.keys() - staying:
+                    self._lives[uid].cancel()
                 await self._store.wait_beyond(revision)
 
     async def _live(self, pod: Object, scope: trio.CancelScope) -> None:
         uid = pod["metadata"]["uid"]
-        try:
-            with scope:
+        with scope:
+            try:
                 await trio.sleep(self._random.uniform(0.1, 0.4))
-                await self._schedule(pod)
-                self._create_containers(pod)
+                containers = self._containers[uid] = self._create_containers(pod)
                 await trio.sleep(self._random.uniform(0.6, 1.6))
                 async with trio.open_nursery() as nursery:
-                    for container in self._containers[uid].values():
+                    for container in containers.values():
                         nursery.start_soon(self._run_container, pod, container)
-                await trio.sleep_forever()
-        except* ApiError:
-            pass  # it was removed at once, and the one that lived here has not been told yet
-        except* Exception:  # one pod that makes no sense must not end the sandbox
-            logger.exception("sandbox: pod %s failed", pod["metadata"]["name"])
-        finally:
-            for container in self._containers.pop(uid, {}).values():
-                container.log.close()
-            if self._store.find(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"]) is None:
-                self._lives.pop(uid, None)
+            except* ApiError:
+                pass  # it was removed at once, and the one that lived here has not been told yet
+            except* Exception:  # one pod that makes no sense must not end the sandbox
+                logger.exception("sandbox: pod %s failed", pod["metadata"]["name"])
+            await trio.sleep_forever()
+        for container in self._containers.pop(uid, {}).values():
+            container.log.close()
+        if (present := self._find(pod)) is not None:
+            self._note(pod, "Killing", "Stopping the containers")
+            await trio.sleep(min(present["metadata"]["deletionGracePeriodSeconds"], ENDING_SECONDS))
+        if (present := self._find(pod)) is not None:  # nobody was in a greater hurry
+            self._store.delete(PODS, present)
+        del self._lives[uid]
 
-    async def _end(self, pod: Object) -> None:
-        """Remove a pod that was asked to go, after a moment of grace."""
-        self._note(pod, "Killing", "Stopping the containers")
-        await trio.sleep(min(pod["metadata"]["deletionGracePeriodSeconds"], ENDING_SECONDS))
-        metadata = pod["metadata"]
-        found = self._store.find(PODS, metadata["namespace"], metadata["name"])
-        if found is not None and found["metadata"]["uid"] == metadata["uid"]:
-            self._store.delete(PODS, found)
-        self._lives.pop(metadata["uid"], None)
-
-    async def _schedule(self, pod: Object) -> None:
-        """Find a node with room; wait until there is one."""
-        store = self._store
-        while not self._present(pod)["spec"].get("nodeName"):
-            counts = {node["metadata"]["name"]: 0 for node in store.objects(NODES) if self._suits(node, pod)}
-            for other in store.objects(PODS):
-                if (name := other["spec"].get("nodeName")) in counts:
-                    counts[name] += 1
-            name = min(counts, key=lambda name: counts[name], default=None)
-            if name is not None and counts[name] < PODS_PER_NODE:
-                store.patch(PODS, pod, {"spec": {"nodeName": name}})
-                message = f"Successfully assigned {pod['metadata']['namespace']}/{pod['metadata']['name']} to {name}"
-                self._note(pod, "Scheduled", message, component="default-scheduler")
-                return
-            message = f"0/{len(store.objects(NODES))} nodes are available"
-            self._publish(pod, [], scheduled=message)
-            await self._room.park()
-
-    def _suits(self, node: Object, pod: Object) -> bool:
-        wanted, labels = pod["spec"].get("nodeSelector") or {}, node["metadata"].get("labels") or {}
-        return not node["spec"].get("unschedulable") and wanted.items() <= labels.items()
-
-    def _create_containers(self, pod: Object) -> None:
+    def _create_containers(self, pod: Object) -> dict[str, Container]:
         self._last_address += 1
         address = f"10.244.{self._last_address // 250 % 250}.{self._last_address % 250 + 2}"
         moment = timestamp(self._store.now())
-        self._store.patch(PODS, pod, {"status": {"startTime": moment, "podIP": address, "podIPs": [{"ip": address}]}})
+        self._patch(pod, {"startTime": moment, "podIP": address, "podIPs": [{"ip": address}], "hostIP": "172.18.0.2"})
         containers = {}
         for spec in pod["spec"]["containers"]:
             status = {"name": spec["name"], "image": spec["image"], "imageID": "", "ready": False, "restartCount": 0}
             status |= {"started": False, "lastState": {}, "state": {"waiting": {"reason": "ContainerCreating"}}}
             containers[spec["name"]] = Container(spec, status, Log(self._store.now))
             self._note(pod, "Pulling", f'Pulling image "{spec["image"]}"')
-        self._containers[pod["metadata"]["uid"]] = containers
         self._publish(pod, list(containers.values()))
+        return containers
 
     async def _run_container(self, pod: Object, container: Container) -> None:
         """The lives of one container, until it is not to be started again."""
         uid, spec, status = pod["metadata"]["uid"], container.spec, container.status
-        siblings = list(self._containers[uid].values())
-        if spec["image"].endswith(":missing"):
-            for reason in ("ErrImagePull", "ImagePullBackOff"):
-                status["state"] = {"waiting": {"reason": reason, "message": "the sandbox pretends not to find it"}}
-                self._publish(pod, siblings)
-                self._note(pod, "Failed", f'Failed to pull image "{spec["image"]}"', warning=True)
-                await trio.sleep(2)
-            await trio.sleep_forever()
+        siblings, policy = list(self._containers[uid].values()), pod["spec"]["restartPolicy"]
         self._note(pod, "Pulled", f'Successfully pulled image "{spec["image"]}"')
         while True:
             started = timestamp(self._store.now())
@@ -176,13 +141,12 @@ class Kubelet:
             state["finishedAt"] = timestamp(self._store.now())
             status |= {"ready": False, "started": False, "state": {"terminated": state}}
             self._publish(pod, siblings)
-            policy = pod["spec"]["restartPolicy"]
             if policy == "Never" or (policy == "OnFailure" and not code):
                 return
+            await trio.sleep(1)
             seconds = BACK_OFF_SECONDS[min(status["restartCount"], len(BACK_OFF_SECONDS) - 1)]
             message = f"back-off {seconds:g}s restarting failed container={spec['name']}"
-            status |= {"lastState": {"terminated": state}}
-            await trio.sleep(1)
+            status["lastState"] = {"terminated": state}
             status["state"] = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
             self._publish(pod, siblings)
             self._note(pod, "BackOff", f"Back-off restarting failed container {spec['name']}", warning=True)
@@ -193,14 +157,13 @@ class Kubelet:
 
     async def _program(self, pod: Object, container: Container) -> int:
         """What runs in a container; returns its exit code."""
-        arguments = [*(container.spec.get("command") or []), *(container.spec.get("args") or [])]
-        if container.spec.get("stdin") and (not arguments or arguments[0].rpartition("/")[2] in SHELLS):
+        if container.is_interactive:
             await container.ended.wait()
             return container.exit_code
-        if arguments and knows(arguments[0]):
+        if container.command and knows(container.command[0]):
             console = Console(container.log.write)
             console.close_input()
-            return await Shell(self._present(pod), container.spec, console, self._store.now).run(arguments)
+            return await Shell(pod, container.spec, console, self._store.now).run(container.command)
         await container.log.write(f"{container.spec['image']}: make-believe server of the sandbox is up\n".encode())
         limit = (pod["metadata"].get("annotations") or {}).get(FAILS_AFTER, "")
         with trio.move_on_after(float(limit) if limit.isdecimal() else float("inf")):
@@ -211,41 +174,31 @@ class Kubelet:
         await container.log.write(b"panic: pretending to fail, as the annotation asks\n")
         return 1
 
-    def _publish(self, pod: Object, containers: list[Container], *, scheduled: str = "") -> None:
+    def _publish(self, pod: Object, containers: list[Container]) -> None:
         """Write the status of a pod that follows from its containers."""
-        states = [container.status["state"] for container in containers]
-        ended = [state["terminated"]["exitCode"] for state in states if "terminated" in state]
-        is_over = bool(states) and len(ended) == len(states) and pod["spec"]["restartPolicy"] != "Always"
-        is_over = is_over and (pod["spec"]["restartPolicy"] == "Never" or not any(ended))
-        is_ready = bool(states) and all(container.status["ready"] for container in containers)
-        has_begun = any("waiting" not in state or container.status["restartCount"] or container.status["lastState"]
-                        for state, container in zip(states, containers, strict=True))  # fmt: skip
-        present = self._present(pod)
-        moment = timestamp(self._store.now())
-        before = {item["type"]: item for item in (present.get("status") or {}).get("conditions") or []}
-        truths = {"PodScheduled": not scheduled, "Initialized": not scheduled}
-        truths |= {"ContainersReady": is_ready, "Ready": is_ready}
-        conditions = []
-        for kind, truth in truths.items():
-            value = "True" if truth else "False"
-            condition: Object = {"type": kind, "status": value, "lastProbeTime": None, "lastTransitionTime": moment}
-            if kind == "PodScheduled" and scheduled:
-                condition |= {"reason": "Unschedulable", "message": scheduled}
-            same = before.get(kind, {}).get("status") == value
-            conditions.append(before[kind] if same else condition)
-        phase = ("Failed" if any(ended) else "Succeeded") if is_over else "Running" if has_begun else "Pending"
-        status = {"phase": phase, "conditions": conditions, "qosClass": "BestEffort", "hostIP": "172.18.0.2"}
-        if containers:
-            status["containerStatuses"] = [dict(container.status) for container in containers]
+        statuses, policy = [dict(container.status) for container in containers], pod["spec"]["restartPolicy"]
+        ended = [item["state"]["terminated"]["exitCode"] for item in statuses if "terminated" in item["state"]]
+        phase = "Pending"
+        if len(ended) == len(statuses) and (policy == "Never" or (policy == "OnFailure" and not any(ended))):
+            phase = "Failed" if any(ended) else "Succeeded"
+        elif any("waiting" not in item["state"] or item["lastState"] for item in statuses):
+            phase = "Running"
+        is_ready, moment = all(item["ready"] for item in statuses), timestamp(self._store.now())
+        truths = {"PodScheduled": True, "Initialized": True, "ContainersReady": is_ready, "Ready": is_ready}
+        present = self._find(pod) or pod
+        conditions = [condition(present, kind, moment, is_true=truth) for kind, truth in truths.items()]
+        self._patch(pod, {"phase": phase, "conditions": conditions, "containerStatuses": statuses})
+
+    def _patch(self, pod: Object, status: Object) -> None:
+        """Change the status of a pod. Raises `ApiError` where it is gone."""
+        if self._find(pod) is None:
+            raise not_found(PODS, pod["metadata"]["name"])
         self._store.patch(PODS, pod, {"status": status})
 
-    def _present(self, pod: Object) -> Object:
-        present = self._store.get(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"])
-        if present["metadata"]["uid"] != pod["metadata"]["uid"]:
-            raise not_found(PODS, pod["metadata"]["name"])
-        return present
+    def _find(self, pod: Object) -> Object | None:
+        """The pod as it is by now; None where it is gone, even if there is another one of its name."""
+        found = self._store.find(PODS, pod["metadata"]["namespace"], pod["metadata"]["name"])
+        return found if found is not None and found["metadata"]["uid"] == pod["metadata"]["uid"] else None
 
-    def _note(
-        self, pod: Object, reason: str, message: str, *, component: str = "kubelet", warning: bool = False
-    ) -> None:
-        self._recorder.record(pod, reason, message, component=component, warning=warning)
+    def _note(self, pod: Object, reason: str, message: str, *, warning: bool = False) -> None:
+        self._recorder.record(pod, reason, message, component="kubelet", warning=warning)

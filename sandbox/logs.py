@@ -17,11 +17,13 @@ class Log:
     """Lines with the times at which they were written."""
 
     def __init__(self, now: Now) -> None:
+        self.written = 0
+        """How many lines there have been, those included that are not kept any more."""
+        self.is_closed = False
+        """Whether nothing more comes."""
         self._now = now
         self._lines: deque[tuple[datetime, bytes]] = deque(maxlen=LINES)
-        self._written = 0
         self._rest = b""
-        self._is_closed = False
         self._changed = trio.lowlevel.ParkingLot()
 
     async def write(self, data: bytes) -> None:
@@ -29,36 +31,25 @@ class Log:
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > LINE_BYTES:
             lines, self._rest = [*lines, self._rest], b""
-        for line in lines:
-            self._lines.append((self._now(), line[:LINE_BYTES] + b"\n"))
-        self._written += len(lines)
+        self._lines.extend((self._now(), line[:LINE_BYTES] + b"\n") for line in lines)
+        self.written += len(lines)
         self._changed.unpark_all()
         await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
         """The container has ended: who follows comes to the end."""
-        self._is_closed = True
+        self.is_closed = True
         self._changed.unpark_all()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether nothing more comes."""
-        return self._is_closed
-
-    @property
-    def written(self) -> int:
-        """How many lines there have been, those included that are not kept any more."""
-        return self._written
 
     def lines_from(self, position: int) -> list[tuple[datetime, bytes]]:
         """The lines that are kept, from a position on."""
-        kept = len(self._lines)
-        return [self._lines[index] for index in range(max(0, position - (self._written - kept)), kept)]
+        begin = max(0, position - self.written + len(self._lines))
+        return list(self._lines)[begin:]
 
     async def wait_beyond(self, position: int) -> None:
         """Return once there are more lines, or will be none."""
         await trio.lowlevel.checkpoint()
-        while self._written <= position and not self._is_closed:
+        while self.written <= position and not self.is_closed:
             await self._changed.park()
 
 
@@ -79,19 +70,17 @@ class LogReader:
         self._since = since
         self._timestamps = timestamps
         self._position = 0 if tail is None else max(0, log.written - tail)
-        self._has_read = False
+        self._is_over = False
 
     async def receive(self) -> bytes:
         """The next piece; ``b""`` at the end."""
-        while not self._has_read or (
-            self._follow and not (self._log.is_closed and self._position == self._log.written)
-        ):
-            self._has_read = True
+        while not self._is_over:
+            self._is_over = self._log.is_closed or not self._follow
             lines = self._log.lines_from(self._position)
             self._position = self._log.written
             if shown := b"".join(self._shown(*line) for line in lines if self._since is None or line[0] >= self._since):
                 return shown
-            if self._follow:
+            if not self._is_over:
                 await self._log.wait_beyond(self._position)
         return b""
 

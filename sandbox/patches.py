@@ -1,7 +1,7 @@
 """The four ways to patch an object. Pure: nothing that is given is altered.
 
-Lists are merged by key where the kinds of this package have such a key; the keys are looked up by the name of the list
-alone. Server-side apply knows one manager and detects no conflicts.
+Lists are merged by key where the kinds of this package have such a key (``merge_keys.yaml``); the keys are looked up by
+the name of the list alone, and a merged list keeps its order. Server-side apply knows one manager and detects no conflicts.
 """
 
 from __future__ import annotations
@@ -9,25 +9,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from sandbox.documents import packaged
 from sandbox.status import ApiError, bad_request
 
-_MERGE_KEYS = {
-    "addresses": ("type",),
-    "conditions": ("type",),
-    "containers": ("name",),
-    "env": ("name",),
-    "ephemeralContainers": ("name",),
-    "hostAliases": ("ip",),
-    "imagePullSecrets": ("name",),
-    "initContainers": ("name",),
-    "ownerReferences": ("uid",),
-    "ports": ("containerPort", "port"),
-    "secrets": ("name",),
-    "topologySpreadConstraints": ("topologyKey",),
-    "volumeMounts": ("mountPath",),
-    "volumes": ("name",),
-}
-_ORDER, _PRIMITIVES = "$setElementOrder/", "$deleteFromPrimitiveList/"
+_PRIMITIVES = "$deleteFromPrimitiveList/"
 
 
 def merge(target: Any, patch: Any) -> Any:
@@ -47,28 +32,21 @@ def strategic_merge(target: Any, patch: Any) -> Any:
     """A strategic merge patch. Raises `ApiError` for a directive that is not one."""
     if not isinstance(patch, dict):
         return patch
-    if (directive := patch.get("$patch")) == "replace":
-        return {key: value for key, value in patch.items() if key != "$patch"}
-    if directive not in (None, "merge"):
+    if (directive := patch.get("$patch")) not in (None, "merge", "replace"):
         raise bad_request(f"a strategic merge patch cannot {directive} here")
-    result = dict(target) if isinstance(target, dict) else {}
-    if (retained := patch.get("$retainKeys")) is not None:
-        result = {key: value for key, value in result.items() if key in retained}
+    is_kept = isinstance(target, dict) and directive != "replace"
+    kept = patch.get("$retainKeys", target)
+    result = {key: value for key, value in target.items() if key in kept} if is_kept else {}
     for key, value in patch.items():
         if key.startswith(_PRIMITIVES):
             name = key.removeprefix(_PRIMITIVES)
             result[name] = [item for item in result.get(name) or [] if item not in value]
-        elif key.startswith("$"):
-            continue
         elif value is None:
             result.pop(key, None)
-        elif isinstance(value, list):
+        elif isinstance(value, list) and not key.startswith("$"):
             result[key] = _merge_lists(key, result.get(key) or [], value)
-        else:
+        elif not key.startswith("$"):
             result[key] = strategic_merge(result.get(key), value)
-    for key, order in patch.items():
-        if key.startswith(_ORDER) and (name := key.removeprefix(_ORDER)) in result:
-            result[name] = _in_order(name, result[name], order)
     return result
 
 
@@ -77,16 +55,12 @@ def apply(current: Any, previous: Any, wanted: Any, name: str = "") -> Any:
     if isinstance(wanted, dict):
         current, previous = (value if isinstance(value, dict) else {} for value in (current, previous))
         result = {key: value for key, value in current.items() if key in wanted or key not in previous}
-        return result | {
-            key: apply(current.get(key), previous.get(key), value, key)
-            for key, value in wanted.items()
-            if value is not None
-        }
+        said = {key: value for key, value in wanted.items() if value is not None}
+        return result | {key: apply(current.get(key), previous.get(key), value, key) for key, value in said.items()}
     merge_key = _merge_key(name, wanted) if isinstance(wanted, list) else None
     if merge_key is None:
         return wanted
-    held, before = ({item.get(merge_key): item for item in items or []} for items in (current, previous))
-    named = {item[merge_key]: item for item in wanted}
+    held, before, named = ({item.get(merge_key): item for item in items or []} for items in (current, previous, wanted))
     kept = {key: item for key, item in held.items() if key in named or key not in before}
     return list((kept | {key: apply(held.get(key), before.get(key), item) for key, item in named.items()}).values())
 
@@ -106,63 +80,55 @@ def json_patch(target: Any, operations: Any) -> Any:
 
 
 def _operate(document: list[Any], operation: dict[str, Any]) -> None:
-    name, path = operation["op"], operation["path"]
-    if name == "test":
-        if _take(document, path, remove=False) != operation["value"]:
-            raise ValueError(path)
-    elif name in ("add", "replace"):
-        if name == "replace":
-            _take(document, path, remove=path != "")
-        _put(document, path, operation["value"])
-    elif name == "remove":
-        _take(document, path, remove=True)
-    elif name in ("move", "copy"):
-        _put(document, path, copy.deepcopy(_take(document, operation["from"], remove=name == "move")))
-    else:
+    name, value = operation["op"], operation.get("value")
+    if name in ("move", "copy"):
+        source, key = _place(document, operation["from"])
+        value = copy.deepcopy(source[key])
+        if name == "move":
+            del source[key]
+    elif name != "remove" and "value" not in operation:
+        raise ValueError("value")
+    parent, key = _place(document, operation["path"])
+    is_list = isinstance(parent, list) and parent is not document
+    if name in ("add", "move", "copy") and is_list:
+        place = len(parent) if key == "-" else key
+        if place > len(parent):
+            raise IndexError(place)
+        parent.insert(place, value)
+    elif name in ("add", "move", "copy") or (name == "replace" and _has(parent, key)):
+        parent[key] = value
+    elif name == "remove" and parent is not document:
+        del parent[key]
+    elif name != "test" or parent[key] != value:
         raise ValueError(name)
 
 
-def _parent(document: list[Any], path: str) -> tuple[Any, str]:
+def _place(document: list[Any], path: str) -> tuple[Any, Any]:
+    """What holds the value at a path, and the key or index under which it does."""
     if path and not path.startswith("/"):
         raise ValueError(path)
-    parts = ["0", *(part.replace("~1", "/").replace("~0", "~") for part in path.split("/")[1:])]
     parent: Any = document
-    for part in parts[:-1]:
-        parent = parent[_index(part)] if isinstance(parent, list) else parent[part]
-    return parent, parts[-1]
+    key: Any = 0
+    for part in path.split("/")[1:]:
+        parent = parent[key]
+        if isinstance(parent, dict):
+            key = part.replace("~1", "/").replace("~0", "~")
+        elif isinstance(parent, list) and (part.isdecimal() or part == "-"):
+            key = part if part == "-" else int(part)
+        else:
+            raise ValueError(path)
+    return parent, key
 
 
-def _index(part: str) -> int:
-    if not part.isdecimal():
-        raise ValueError(part)
-    return int(part)
-
-
-def _take(document: list[Any], path: str, *, remove: bool) -> Any:
-    parent, last = _parent(document, path)
-    key: Any = _index(last) if isinstance(parent, list) else last
-    return parent.pop(key) if remove else parent[key]
-
-
-def _put(document: list[Any], path: str, value: Any) -> None:
-    parent, last = _parent(document, path)
-    if isinstance(parent, dict):
-        parent[last] = value
-    elif parent is document:
-        document[0] = value
-    elif last == "-":
-        parent.append(value)
-    elif _index(last) > len(parent):
-        raise IndexError(last)
-    else:
-        parent.insert(_index(last), value)
+def _has(parent: Any, key: Any) -> bool:
+    return key in parent if isinstance(parent, dict) else key in range(len(parent))
 
 
 def _merge_key(name: str, items: list[Any]) -> str | None:
     """The key by which these items are told apart; None where the list is replaced as a whole."""
-    for key in _MERGE_KEYS.get(name, ()):
+    for key in packaged("merge_keys.yaml").get(name, ()):
         if items and all(isinstance(item, dict) and key in item for item in items):
-            return key
+            return str(key)
     return None
 
 
@@ -181,14 +147,3 @@ def _merge_lists(name: str, target: list[Any], patch: list[Any]) -> list[Any]:
         else:
             result[item[key]] = strategic_merge(result.get(item[key]), item)
     return list(result.values())
-
-
-def _in_order(name: str, items: list[Any], order: list[Any]) -> list[Any]:
-    """The items in the order asked for; those that it does not name come last."""
-    key = _merge_key(name, items)
-
-    def identity(item: Any) -> Any:
-        return item.get(key) if isinstance(item, dict) else item
-
-    places = {identity(item): place for place, item in enumerate(order)}
-    return sorted(items, key=lambda item: places.get(identity(item), len(places)))

@@ -14,13 +14,13 @@ from sandbox.documents import encode
 from sandbox.kinds import PODS, Object
 from sandbox.kubelet import Container, Kubelet
 from sandbox.logs import LogReader
-from sandbox.shell import SHELLS, Shell, knows
-from sandbox.status import bad_request, no_such_path
+from sandbox.shell import Shell
+from sandbox.status import bad_request
 from sandbox.store import Store
 from sandbox.websockets import WebSocket, accepted
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
-STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = b"\0", b"\1", b"\2", b"\3", b"\4", b"\xff"
+STDIN, STDOUT, STDERR, ERROR, CLOSE = b"\0", b"\1", b"\2", b"\3", b"\xff"
 
 
 class PodStreams:
@@ -33,20 +33,16 @@ class PodStreams:
     async def serve(self, call: Call, namespace: str, name: str, subresource: str) -> None:
         """Answer a request for one of them. Raises `ApiError`."""
         pod = self._store.get(PODS, namespace, name)
+        container = self._container(call, pod)
         match subresource:
             case "log":
-                await self._log(call, pod)
+                await self._log(call, pod, container)
             case "exec":
-                command = call.values.get("command")
-                if not command:
-                    raise bad_request("you must specify at least one command for the container")
-                await self._command(call, pod, command)
+                await self._exec(call, pod, container)
             case "attach":
-                await self._attach(call, pod)
+                await self._attach(call, pod, container)
             case "portforward":
-                await port_forward.forward(call, pod, self._served(pod))
-            case _:
-                raise no_such_path()
+                await port_forward.forward(call, pod, container.log)
 
     def _container(self, call: Call, pod: Object) -> Container:
         """The container that is meant: the first one, where nothing is said. Raises `ApiError`."""
@@ -59,54 +55,35 @@ class PodStreams:
             raise bad_request(f'container "{name}" in pod "{pod_name}" is waiting to start: ContainerCreating')
         return container
 
-    def _served(self, pod: Object) -> Callable[[str], Awaitable[None]]:
-        async def note(target: str) -> None:
-            container = self._kubelet.container(pod, pod["spec"]["containers"][0]["name"])
-            if container is not None:
-                await container.log.write(f"GET {target} 200 (from outside)\n".encode())
-
-        return note
-
-    async def _log(self, call: Call, pod: Object) -> None:
-        container = self._container(call, pod)
-        log = container.log
-        if call.is_set("previous"):
-            if container.previous is None:
-                name = container.spec["name"]
-                raise bad_request(
-                    f'previous terminated container "{name}" in pod "{pod["metadata"]["name"]}" not found'
-                )
-            log = container.previous
+    async def _log(self, call: Call, pod: Object, container: Container) -> None:
+        log = container.previous if call.is_set("previous") else container.log
+        if log is None:
+            place = f'"{container.spec["name"]}" in pod "{pod["metadata"]["name"]}"'
+            raise bad_request(f"previous terminated container {place} not found")
         seconds, tail = call.number("sinceSeconds"), call.number("tailLines")
         since = None if seconds is None else self._store.now() - timedelta(seconds=seconds)
-        left = call.number("limitBytes")
         follow, timestamps = call.is_set("follow"), call.is_set("timestamps")
         await call.begin("text/plain")
         reader = LogReader(log, follow=follow, tail=tail, since=since, timestamps=timestamps)
-        while left != 0 and (piece := await reader.receive()):
-            await call.downstream.writer.send(piece[:left])
-            left = None if left is None else max(0, left - len(piece))
+        while piece := await reader.receive():
+            await call.downstream.writer.send(piece)
         await call.downstream.writer.finish()
 
-    async def _command(self, call: Call, pod: Object, command: list[str]) -> None:
-        container = self._container(call, pod)
+    async def _exec(self, call: Call, pod: Object, container: Container) -> None:
+        command = call.values.get("command")
+        if not command:
+            raise bad_request("you must specify at least one command for the container")
         if "running" not in container.status["state"]:
             raise bad_request(f"container {container.spec['name']} is not running")
 
         async def run(console: Console) -> int:
-            if not knows(command[0]):
-                await console.write_error(f"{command[0]}: not found; this is the sandbox, try `help`\n")
-                return 127
             return await Shell(pod, container.spec, console, self._store.now).run(command)
 
         await _in_socket(call, run)
 
-    async def _attach(self, call: Call, pod: Object) -> None:
-        container = self._container(call, pod)
-
+    async def _attach(self, call: Call, pod: Object, container: Container) -> None:
         async def run(console: Console) -> int:
-            arguments = [*(container.spec.get("command") or []), *(container.spec.get("args") or [])]
-            if container.spec.get("stdin") and (not arguments or arguments[0].rpartition("/")[2] in SHELLS):
+            if container.is_interactive:
                 container.exit_code = await Shell(pod, container.spec, console, self._store.now).run(["sh"])
                 container.ended.set()
                 return container.exit_code
@@ -146,8 +123,6 @@ async def _read_input(socket: WebSocket, console: Console, scope: trio.CancelSco
             await console.feed(data)
         elif channel == CLOSE and data == STDIN:
             console.close_input()
-        elif channel == RESIZE:
-            console.resize(data)
     scope.cancel()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Iterator
 
 import trio
 
@@ -19,7 +18,7 @@ from sandbox.documents import encode
 from sandbox.kinds import Kind, Object
 from sandbox.status import ApiError, bad_request
 from sandbox.store import Change, Store
-from sandbox.views import View
+from sandbox.tables import View
 
 BOOKMARK_SECONDS = 60.0
 WATCH_SECONDS = 1800.0
@@ -29,14 +28,11 @@ WATCH_SECONDS = 1800.0
 class Selection:
     """What a caller selects of a kind, by namespace, labels and fields."""
 
-    def __init__(self, call: Call, kind: Kind, namespace: str, name: str = "") -> None:
+    def __init__(self, call: Call, kind: Kind, namespace: str) -> None:
         self.kind = kind
         self.namespace = namespace
-        self._predicates = [
-            selectors.label_selector(call.query.get("labelSelector", "")),
-            selectors.field_selector(call.query.get("fieldSelector", "")),
-        ]
-        self._name = name
+        self._labels = selectors.parse(call.query.get("labelSelector", ""))
+        self._fields = selectors.parse(call.query.get("fieldSelector", ""))
 
     def of(self, store: Store) -> list[Object]:
         """The objects that are selected now."""
@@ -46,9 +42,8 @@ class Selection:
         """Whether an object belongs to it."""
         if document is None or self.namespace not in ("", document["metadata"].get("namespace")):
             return False
-        if self._name not in ("", document["metadata"]["name"]):
-            return False
-        return all(predicate(document) for predicate in self._predicates)
+        has_labels = selectors.selects_labels(self._labels, document["metadata"].get("labels"))
+        return has_labels and selectors.selects_fields(self._fields, document)
 
     def event(self, change: Change) -> tuple[str, Object] | None:
         """What a change is to somebody who sees the selected objects only."""
@@ -58,76 +53,64 @@ class Selection:
         return ("MODIFIED" if was else "ADDED"), change.current
 
 
-async def answer_list(call: Call, store: Store, selection: Selection) -> None:
+async def answer_list(call: Call, store: Store, selection: Selection, view: View) -> None:
     """Answer a list, or a page of it. Pages that follow show what there is by then, under the first one's version."""
-    documents, revision = selection.of(store), str(store.revision)
+    documents, revision = selection.of(store), store.revision
     if token := call.query.get("continue"):
         try:
-            revision, *after = json.loads(base64.urlsafe_b64decode(token))
-            place = tuple(map(str, after))
-            store.changes(selection.kind, int(revision))
+            revision, place = json.loads(base64.urlsafe_b64decode(token))
+            store.changes(selection.kind, revision)
+            documents = [document for document in documents if _key(document) > place]
         except (ValueError, TypeError) as error:
             raise bad_request("continue is not a token of this server") from error
-        documents = [document for document in documents if _key(document) > place]
-    metadata: Object = {"resourceVersion": revision}
+    metadata: Object = {"resourceVersion": str(revision)}
     limit = call.number("limit") or len(documents)
     if len(documents) > limit:
-        metadata["continue"] = base64.urlsafe_b64encode(encode([revision, *_key(documents[limit - 1])])).decode()
+        metadata["continue"] = base64.urlsafe_b64encode(encode([revision, _key(documents[limit - 1])])).decode()
         metadata["remainingItemCount"] = len(documents) - limit
-    view = View(selection.kind, call.form(), call.query.get("includeObject", ""), store.now())
     await call.answer(view.many(documents[:limit], metadata))
 
 
-async def answer_watch(call: Call, store: Store, selection: Selection, randomness: random.Random) -> None:
+async def answer_watch(call: Call, store: Store, selection: Selection, view: View, randomness: random.Random) -> None:
     """Answer a watch: the present objects where they are asked for, and every change from there on."""
-    since = call.query.get("resourceVersion", "")
-    if since and not since.isdecimal():
+    since = call.query.get("resourceVersion") or "0"
+    if not since.isdecimal():
         raise bad_request(f"resourceVersion: {since} is not one")
-    with_initial = call.is_set("sendInitialEvents") if "sendInitialEvents" in call.query else since in ("", "0")
-    revision = store.revision if with_initial or since in ("", "0") else int(since)
-    initial = [("ADDED", document) for document in selection.of(store)] if with_initial else []
-    form, seconds = call.form(), call.number("timeoutSeconds") or WATCH_SECONDS * (1 + randomness.random())
-    has_columns = False
+    is_list, with_bookmarks = call.is_set("sendInitialEvents"), call.is_set("allowWatchBookmarks")
+    with_initial = is_list or (since == "0" and "sendInitialEvents" not in call.query)
+    revision = store.revision if with_initial or since == "0" else int(since)
+    events = [("ADDED", document) for document in selection.of(store)] if with_initial else []
+    seconds = call.number("timeoutSeconds") or WATCH_SECONDS * (1 + randomness.random())
 
-    def lines(events: Iterator[tuple[str, Object]]) -> bytes:
-        nonlocal has_columns
-        view = View(selection.kind, form, call.query.get("includeObject", ""), store.now())
-        pieces = []
-        for kind, document in events:
-            shown = view.bookmark(document) if kind == "BOOKMARK" else view.one(document, with_columns=not has_columns)
-            has_columns = has_columns or kind != "BOOKMARK"
-            pieces.append(encode({"type": kind, "object": shown}) + b"\n")
-        return b"".join(pieces)
+    def lines(events: list[tuple[str, Object]]) -> bytes:
+        shown = [{"type": kind, "object": view.one(document)} for kind, document in events]
+        return b"".join(encode(event) + b"\n" for event in shown)
 
-    def bookmark(*, ends_initial: bool = False) -> bytes:
-        metadata: Object = {"resourceVersion": str(revision), "creationTimestamp": None}
-        if ends_initial:
-            metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
-        return lines(iter([("BOOKMARK", metadata)]))
+    def bookmark(annotations: Object) -> bytes:
+        metadata = {"resourceVersion": str(revision), "creationTimestamp": None} | annotations
+        return encode({"type": "BOOKMARK", "object": view.bookmark(metadata)}) + b"\n"
 
     await call.begin("application/json")
-    writer, with_bookmarks = call.downstream.writer, call.is_set("allowWatchBookmarks")
-    first = lines(iter(initial))
-    if call.is_set("sendInitialEvents") and with_bookmarks:
-        first += bookmark(ends_initial=True)
-    if first:
-        await writer.send(first)
+    writer, data = call.downstream.writer, lines(events)
+    if is_list and with_bookmarks:
+        data += bookmark({"annotations": {"k8s.io/initial-events-end": "true"}})
     with trio.move_on_after(seconds):
         while True:
+            if data:
+                await writer.send(data)
+            with trio.move_on_after(BOOKMARK_SECONDS) as waiting:
+                await store.wait_beyond(revision)
             try:
                 changes = store.changes(selection.kind, revision)
             except ApiError as error:
                 await writer.send(encode({"type": "ERROR", "object": error.document()}) + b"\n")
                 break
-            revision = max(revision, changes[-1].revision if changes else store.revision)
-            if data := lines(filter(None, map(selection.event, changes))):
-                await writer.send(data)
-            with trio.move_on_after(BOOKMARK_SECONDS) as waiting:
-                await store.wait_beyond(revision)
+            revision = max(revision, store.revision)
+            data = lines(list(filter(None, map(selection.event, changes))))
             if waiting.cancelled_caught and with_bookmarks:
-                await writer.send(bookmark())
+                data += bookmark({})
     await writer.finish()
 
 
-def _key(document: Object) -> tuple[str, str]:
-    return document["metadata"].get("namespace", ""), document["metadata"]["name"]
+def _key(document: Object) -> list[str]:
+    return [document["metadata"].get("namespace", ""), document["metadata"]["name"]]

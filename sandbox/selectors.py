@@ -3,98 +3,78 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 from sandbox.kinds import Object
 from sandbox.status import bad_request
 
-Matches = Callable[[Object], bool]
+Requirement = tuple[str, str, list[str]]
+"""A key, an operator of a ``LabelSelector``, and the values that it compares with."""
 
 _REQUIREMENT = re.compile(
-    r"\s*(?:(?P<absent>!)\s*(?P<without>[\w./-]+)"
+    r"\s*(?:!\s*(?P<absent>[\w./-]+)"
     r"|(?P<key>[\w./-]+)\s*(?:(?P<operator>==|=|!=)\s*(?P<value>[\w.:/-]*)|(?P<set>in|notin)\s*\((?P<values>[^)]*)\))?)"
     r"\s*(?:,|$)"
 )
 
 
-def field_value(document: Object, path: str) -> str:
-    """The value at a dotted path as a field selector compares it; the empty string where there is none."""
-    value: Any = document
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def parse(text: str) -> list[Requirement]:
+    """What ``a=b,c!=d,e in (f,g),h notin (i),j,!k`` requires. Raises `ApiError`."""
+    found: list[Requirement] = []
+    position = 0
+    while position < len(text):
+        match = _REQUIREMENT.match(text, position)
+        if match is None:
+            raise bad_request(f'unable to parse the selector "{text}"')
+        position = match.end()
+        if match["absent"]:
+            found.append((match["absent"], "DoesNotExist", []))
+        elif match["set"]:
+            values = [value.strip() for value in match["values"].split(",")]
+            found.append((match["key"], "In" if match["set"] == "in" else "NotIn", values))
+        elif match["operator"]:
+            found.append((match["key"], "NotIn" if match["operator"] == "!=" else "In", [match["value"]]))
+        else:
+            found.append((match["key"], "Exists", []))
+    return found
 
 
-def label_selector(text: str) -> Matches:
-    """A predicate for ``a=b,c!=d,e in (f,g),h notin (i),j,!k``. Raises `ApiError`."""
-    return _all([_label_requirement(match) for match in _requirements(text, "label")])
+def selects_labels(requirements: list[Requirement], labels: Object | None) -> bool:
+    """Whether labels are as required."""
+    return all(_holds(operator, (labels or {}).get(key), values) for key, operator, values in requirements)
 
 
-def field_selector(text: str) -> Matches:
-    """A predicate for ``metadata.name=a,status.phase!=b``, whatever the field. Raises `ApiError`."""
-    predicates = []
-    for match in _requirements(text, "field"):
-        if match["operator"] is None:
-            raise bad_request(f'invalid field selector: "{text}"')
-        predicates.append(_field_requirement(match["key"], match["value"], is_equal=match["operator"] != "!="))
-    return _all(predicates)
+def selects_fields(requirements: list[Requirement], document: Object) -> bool:
+    """Whether fields, each at a dotted path, are as required; what is not there is an empty string."""
+    return all(_holds(operator, _field(document, path), values) for path, operator, values in requirements)
 
 
 def matches_labels(selector: Object | None, labels: Object | None) -> bool:
     """Whether a ``LabelSelector`` (``matchLabels``, ``matchExpressions``) selects these labels. None selects nothing."""
     if not selector:
         return False
-    labels = labels or {}
-    if any(labels.get(key) != value for key, value in (selector.get("matchLabels") or {}).items()):
-        return False
-    for expression in selector.get("matchExpressions") or []:
-        key, values = expression["key"], expression.get("values") or []
-        held = {
-            "In": labels.get(key) in values,
-            "NotIn": labels.get(key) not in values,
-            "Exists": key in labels,
-            "DoesNotExist": key not in labels,
-        }
-        if not held.get(expression["operator"], False):
+    requirements = [(key, "In", [value]) for key, value in (selector.get("matchLabels") or {}).items()]
+    expressions = selector.get("matchExpressions") or []
+    requirements += [(item["key"], item["operator"], item.get("values") or []) for item in expressions]
+    return selects_labels(requirements, labels)
+
+
+def _holds(operator: str, value: str | None, values: list[str]) -> bool:
+    match operator:
+        case "In":
+            return value in values
+        case "NotIn":
+            return value not in values
+        case "Exists" | "DoesNotExist":
+            return (value is not None) is (operator == "Exists")
+        case _:
             return False
-    return True
 
 
-def _requirements(text: str, what: str) -> list[re.Match[str]]:
-    found, position = [], 0
-    while position < len(text):
-        match = _REQUIREMENT.match(text, position)
-        if match is None:
-            raise bad_request(f'unable to parse {what} selector: "{text}"')
-        found.append(match)
-        position = match.end()
-    return found
-
-
-def _label_requirement(match: re.Match[str]) -> Matches:
-    key, value, operator = match["key"], match["value"], match["operator"]
-
-    def labels(document: Object) -> Object:
-        return document["metadata"].get("labels") or {}
-
-    if match["absent"]:
-        absent = match["without"]
-        return lambda document: absent not in labels(document)
-    if match["set"]:
-        values = {value.strip() for value in match["values"].split(",")}
-        wanted = match["set"] == "in"
-        return lambda document: (labels(document).get(key) in values) is wanted
-    if operator is None:
-        return lambda document: key in labels(document)
-    return lambda document: (labels(document).get(key) == value) is (operator != "!=")
-
-
-def _field_requirement(path: str, value: str, *, is_equal: bool) -> Matches:
-    return lambda document: (field_value(document, path) == value) is is_equal
-
-
-def _all(predicates: list[Matches]) -> Matches:
-    return lambda document: all(predicate(document) for predicate in predicates)
+def _field(document: Object, path: str) -> str:
+    value: Any = document
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,29 +10,15 @@ import dataclasses
 import struct
 import zlib
 
+from sandbox.documents import packaged
+
 FRAME_BYTES = 1_048_576
 HEADER_BYTES = 65_536
 
-SYN_STREAM, SYN_REPLY, RST_STREAM, PING = 1, 2, 3, 6
+DATA, SYN_STREAM, SYN_REPLY, RST_STREAM = range(4)
 _FIN = 0x01
-_WORDS = """\
-options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age allow \
-authorization cache-control connection content-base content-encoding content-language content-length content-location \
-content-md5 content-range content-type date etag expect expires from host if-match if-modified-since if-none-match \
-if-range if-unmodified-since last-modified location max-forwards pragma proxy-authenticate proxy-authorization range \
-referer retry-after server te trailer transfer-encoding upgrade user-agent vary via warning www-authenticate method get \
-status 200_OK version HTTP/1.1 url public set-cookie keep-alive origin"""
-_TAIL = (
-    "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505203 Non-Authoritative "
-    "Information204 No Content301 Moved Permanently400 Bad Request401 Unauthorized403 Forbidden404 Not Found500 Internal "
-    "Server Error501 Not Implemented503 Service UnavailableJan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec 00:00:00 Mon, "
-    "Tue, Wed, Thu, Fri, Sat, Sun, GMTchunked,text/html,image/png,image/jpg,image/gif,application/xml,application/xhtml+xml,"
-    "text/plain,text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,utf-,*,enq=0."
-)
-DICTIONARY = (
-    b"".join(struct.pack("!I", len(word)) + word.replace("_", " ").encode() for word in _WORDS.split()) + _TAIL.encode()
-)
-"""What header blocks are compressed with, draft §2.6.10.1."""
+_WORDS = [word.replace("_", " ").encode() for word in packaged("spdy.yaml")["words"].split()]
+DICTIONARY = b"".join(struct.pack("!I", len(word)) + word for word in _WORDS) + packaged("spdy.yaml")["text"].encode()
 
 
 class SpdyError(Exception):
@@ -40,46 +26,31 @@ class SpdyError(Exception):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class StreamOpened:
-    """SYN_STREAM: a new stream with its headers."""
+class Frame:
+    """What came on a stream: DATA with data, SYN_STREAM with headers, or RST_STREAM."""
 
+    kind: int
     stream_id: int
-    headers: dict[str, str]
-    is_last: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DataReceived:
-    """DATA on a stream."""
-
-    stream_id: int
-    data: bytes
-    is_last: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class StreamEnded:
-    """RST_STREAM."""
-
-    stream_id: int
+    data: bytes = b""
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    is_last: bool = False
 
 
 class SpdyServer:
-    """Bytes in, events out; and the frames to send back."""
+    """Bytes in, frames out; and the frames to send back."""
 
     def __init__(self) -> None:
         self._received = bytearray()
         self._inflate = zlib.decompressobj(zdict=DICTIONARY)
         self._deflate = zlib.compressobj(zdict=DICTIONARY)
-        self._answers = bytearray()
 
-    def receive(self, data: bytes) -> list[StreamOpened | DataReceived | StreamEnded]:
+    def receive(self, data: bytes) -> list[Frame]:
         """Take bytes as they come. Raises `SpdyError`."""
         self._received += data
-        events: list[StreamOpened | DataReceived | StreamEnded] = []
+        frames: list[Frame] = []
         while len(self._received) >= 8:
             first, second = struct.unpack_from("!II", self._received)
-            length, flags = second & 0xFFFFFF, second >> 24
+            length, is_last = second & 0xFFFFFF, bool(second >> 24 & _FIN)
             if length > FRAME_BYTES:
                 raise SpdyError(f"a frame of {length} bytes")
             if len(self._received) < 8 + length:
@@ -87,16 +58,10 @@ class SpdyServer:
             payload = bytes(self._received[8 : 8 + length])
             del self._received[: 8 + length]
             if first >> 31:
-                events += self._control(first & 0xFFFF, payload, is_last=bool(flags & _FIN))
+                frames += self._control(first & 0xFFFF, payload, is_last=is_last)
             else:
-                events.append(DataReceived(first, payload, bool(flags & _FIN)))
-        return events
-
-    def take_answers(self) -> bytes:
-        """Frames that the protocol itself demands; to be sent before anything else."""
-        answers = bytes(self._answers)
-        self._answers.clear()
-        return answers
+                frames.append(Frame(DATA, first, data=payload, is_last=is_last))
+        return frames
 
     def reply(self, stream_id: int) -> bytes:
         """SYN_REPLY without headers."""
@@ -111,18 +76,15 @@ class SpdyServer:
         """RST_STREAM with REFUSED_STREAM."""
         return _control_frame(RST_STREAM, struct.pack("!II", stream_id, 3))
 
-    def _control(self, kind: int, payload: bytes, *, is_last: bool) -> list[StreamOpened | DataReceived | StreamEnded]:
+    def _control(self, kind: int, payload: bytes, *, is_last: bool) -> list[Frame]:
         try:
-            if kind == SYN_STREAM:
+            if kind in (SYN_STREAM, RST_STREAM):
                 (stream_id,) = struct.unpack_from("!I", payload)
-                return [StreamOpened(stream_id, self._headers(payload[10:]), is_last)]
-            if kind == RST_STREAM:
-                return [StreamEnded(struct.unpack_from("!I", payload)[0])]
+                headers = self._headers(payload[10:]) if kind == SYN_STREAM else {}
+                return [Frame(kind, stream_id, headers=headers, is_last=is_last)]
         except (struct.error, zlib.error, UnicodeDecodeError) as error:
             raise SpdyError(str(error)) from error
-        if kind == PING and len(payload) == 4 and payload[3] & 1 and len(self._answers) < FRAME_BYTES:
-            self._answers += _control_frame(PING, payload)
-        return []  # SETTINGS, WINDOW_UPDATE, GOAWAY and what is unknown mean nothing here
+        return []  # the others mean nothing here; kubectl sends no PING through a WebSocket
 
     def _headers(self, block: bytes) -> dict[str, str]:
         plain = self._inflate.decompress(block, HEADER_BYTES)

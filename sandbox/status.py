@@ -17,15 +17,12 @@ class ApiError(Exception):
     def document(self) -> Object:
         """The ``Status`` that says so."""
         status: Object = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-        status |= {"message": str(self), "reason": self.reason, "code": self.code}
-        if self.details:
-            status["details"] = self.details
-        return status
+        return status | {"message": str(self), "reason": self.reason, "code": self.code, "details": self.details}
 
 
-def success(kind: Kind, name: str, uid: str) -> Object:
+def success(kind: Kind, document: Object) -> Object:
     """The ``Status`` after a deletion."""
-    details = {"name": name, "group": kind.group, "kind": kind.plural, "uid": uid}
+    details = _details(kind, document["metadata"]["name"]) | {"uid": document["metadata"]["uid"]}
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
 
 
@@ -36,9 +33,7 @@ def bad_request(message: str) -> ApiError:
 
 def not_found(kind: Kind, name: str) -> ApiError:
     """404 for an object."""
-    return ApiError(
-        404, "NotFound", f'{kind.resource} "{name}" not found', name=name, group=kind.group, kind=kind.plural
-    )
+    return ApiError(404, "NotFound", f'{kind.resource} "{name}" not found', **_details(kind, name))
 
 
 def no_such_path() -> ApiError:
@@ -53,26 +48,27 @@ def not_allowed() -> ApiError:
 
 def already_exists(kind: Kind, name: str) -> ApiError:
     """409 on creation."""
-    message = f'{kind.resource} "{name}" already exists'
-    return ApiError(409, "AlreadyExists", message, name=name, group=kind.group, kind=kind.plural)
+    return ApiError(409, "AlreadyExists", f'{kind.resource} "{name}" already exists', **_details(kind, name))
 
 
 def conflict(kind: Kind, name: str) -> ApiError:
     """409 on update."""
-    message = (
-        f'Operation cannot be fulfilled on {kind.resource} "{name}": the object has been modified; '
-        "please apply your changes to the latest version and try again"
-    )
-    return ApiError(409, "Conflict", message, name=name, group=kind.group, kind=kind.plural)
+    problem = "the object has been modified; please apply your changes to the latest version and try again"
+    message = f'Operation cannot be fulfilled on {kind.resource} "{name}": {problem}'
+    return ApiError(409, "Conflict", message, **_details(kind, name))
 
 
 def invalid(kind: Kind, name: str, field: str, problem: str) -> ApiError:
     """422: a field has a value that it cannot have."""
-    cause = {"reason": "FieldValueInvalid", "message": problem, "field": field}
+    causes = [{"reason": "FieldValueInvalid", "message": problem, "field": field}]
     message = f'{kind.name}{"." + kind.group if kind.group else ""} "{name}" is invalid: {field}: {problem}'
-    return ApiError(422, "Invalid", message, name=name, group=kind.group, kind=kind.name, causes=[cause])
+    return ApiError(422, "Invalid", message, name=name, group=kind.group, kind=kind.name, causes=causes)
 
 
-def expired(what: str) -> ApiError:
+def expired(version: int) -> ApiError:
     """410: the history does not reach back that far."""
-    return ApiError(410, "Expired", f"too old resource version: {what}")
+    return ApiError(410, "Expired", f"too old resource version: {version}")
+
+
+def _details(kind: Kind, name: str) -> Object:
+    return {"name": name, "group": kind.group, "kind": kind.plural}

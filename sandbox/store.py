@@ -8,16 +8,18 @@ more than it holds is told so, and reads everything again.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import uuid
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 
 import trio
 
 from sandbox import patches, status
 from sandbox.kinds import PODS, STORED, Kind, Object
+from sandbox.objects import timestamp
 from sandbox.status import ApiError
 
 HISTORY = 1000
@@ -30,11 +32,6 @@ PODS_LIMIT = 300
 """Pods, each of which costs a task. More than the nodes have room for, so that some may be seen to wait."""
 
 Now = Callable[[], datetime]
-
-
-def timestamp(moment: datetime) -> str:
-    """As Kubernetes writes it."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,8 +72,8 @@ class Store:
 
     def objects(self, kind: Kind, namespace: str = "") -> list[Object]:
         """All objects of a kind in a namespace, or everywhere, in the order of their keys."""
-        held = sorted(self._objects[kind].items())
-        return [item for (place, _), item in held if namespace in ("", place)]
+        held = self._objects[kind]
+        return [held[key] for key in sorted(held) if namespace in ("", key[0])]
 
     def create(self, kind: Kind, document: Object) -> Object:
         """Add an object. Raises `ApiError` where there is one of that name, or no room."""
@@ -136,13 +133,9 @@ class Store:
     def changes(self, kind: Kind, after: int) -> list[Change]:
         """What has changed since a revision. Raises `ApiError` where that is not known any more, or not yet."""
         if after < self._forgotten[kind] or after > self.revision:
-            raise status.expired(f"{after} ({self._forgotten[kind]}..{self.revision})")
-        found = []
-        for change in reversed(self._history[kind]):
-            if change.revision <= after:
-                break
-            found.append(change)
-        return found[::-1]
+            raise status.expired(after)
+        newest_first = itertools.takewhile(lambda change: change.revision > after, reversed(self._history[kind]))
+        return list(newest_first)[::-1]
 
     async def wait_beyond(self, revision: int) -> None:
         """Return once anything has changed since a revision. Always a checkpoint; cancelling is safe."""

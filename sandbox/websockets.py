@@ -40,16 +40,12 @@ class WebSocket:
                 for event in self._connection.events():
                     if isinstance(event, Message):
                         self._message += event.data.encode() if isinstance(event.data, str) else event.data
-                        if len(self._message) > MESSAGE_BYTES:
-                            self._is_closed = True
-                        elif event.message_finished:
-                            message = bytes(self._message)
-                            self._message.clear()
+                        self._is_closed = len(self._message) > MESSAGE_BYTES
+                        if event.message_finished:
+                            message, self._message = bytes(self._message), bytearray()
                             return message
-                    elif isinstance(event, Ping):
-                        await self._outgoing.send(self._connection.send(event.response()))
-                    elif isinstance(event, CloseConnection):
-                        self._is_closed = True
+                    elif isinstance(event, Ping | CloseConnection):
+                        self._is_closed = isinstance(event, CloseConnection)
                         with contextlib.suppress(LocalProtocolError):  # this side may have closed already
                             await self._outgoing.send(self._connection.send(event.response()))
                 if not self._is_closed:
@@ -74,10 +70,8 @@ async def accepted(call: Call, protocols: tuple[str, ...]) -> AsyncIterator[WebS
     key = call.field(b"sec-websocket-key")
     if call.downstream.request.protocol != b"websocket" or not key or protocol is None:
         raise bad_request(f"the sandbox wants a WebSocket here, with one of these protocols: {', '.join(protocols)}")
-    fields = [
-        (b"sec-websocket-accept", generate_accept_token(key.encode())),
-        (b"sec-websocket-protocol", protocol.encode()),
-    ]
+    accept = (b"sec-websocket-accept", generate_accept_token(key.encode()))
+    fields = [accept, (b"sec-websocket-protocol", protocol.encode())]
     stream = await call.downstream.accept_upgrade(ResponseHead(101, fields))
     outgoing, leaving = trio.open_memory_channel[bytes](16)
     socket = WebSocket(stream, outgoing)

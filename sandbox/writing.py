@@ -8,7 +8,8 @@ from typing import Any
 from sandbox import patches
 from sandbox.admission import admit, identify
 from sandbox.calls import Call
-from sandbox.kinds import DEPLOYMENTS, NAMESPACES, PODS, REPLICA_SETS, STORED, Kind, Object
+from sandbox.kinds import DEPLOYMENTS, NAMESPACES, PODS, REPLICA_SETS, Kind, Object
+from sandbox.objects import grace_of, is_going
 from sandbox.status import ApiError, bad_request, conflict, invalid, success
 from sandbox.store import Store
 
@@ -18,7 +19,7 @@ _PATCHES = {
     "application/merge-patch+json": patches.merge,
     "application/strategic-merge-patch+json": patches.strategic_merge,
 }
-_APPLY = ("application/apply-patch+yaml", "application/apply-patch+json")
+_APPLY = "application/apply-patch+yaml"
 
 
 class Writing:
@@ -29,50 +30,36 @@ class Writing:
         self._random = randomness
 
     async def create(self, call: Call, kind: Kind, namespace: str) -> Object:
-        """Add an object; with dryRun, say what would be added."""
-        document = identify(kind, await call.document(), namespace, "", self._random)
-        return self._create(call, kind, document)
+        """Add an object; with dryRun, say what would be added. Raises `ApiError`, as all of these do."""
+        return self._create(call, kind, identify(kind, await call.document(), namespace, "", self._random))
 
     def _create(self, call: Call, kind: Kind, document: Object) -> Object:
+        if "status" in kind.subresources:
+            document = {key: value for key, value in document.items() if key != "status"}
         document = admit(kind, document, self._random)
         metadata = document["metadata"]
         if "resourceVersion" in metadata:
             raise bad_request("resourceVersion should not be set on objects to be created")
-        if kind.is_namespaced:
-            namespace = self._store.get(NAMESPACES, "", metadata["namespace"])
-            if "deletionTimestamp" in namespace["metadata"]:
-                message = f"{kind.resource} cannot be created: namespace {metadata['namespace']} is being terminated"
-                raise ApiError(403, "Forbidden", message)
-        if "status" in kind.subresources and kind is not NAMESPACES:
-            document.pop("status", None)
-        if "dryRun" in call.query:
-            return document
-        return self._store.create(kind, document)
+        if kind.is_namespaced and is_going(self._store.get(NAMESPACES, "", metadata["namespace"])):
+            problem = f"namespace {metadata['namespace']} is being terminated"
+            raise ApiError(403, "Forbidden", f"{kind.resource} cannot be created: {problem}")
+        return document if "dryRun" in call.query else self._store.create(kind, document)
 
-    async def replace(self, call: Call, kind: Kind, namespace: str, name: str, subresource: str) -> Object:
-        """Put a document in the place of an object, or its status or scale in the place of that."""
-        document = await call.document()
-        present = self._store.get(kind, namespace, name)
-        if subresource == "scale":
-            return self._rescale(call, kind, present, document)
-        return self._put(call, kind, present, identify(kind, document, namespace, name, self._random), subresource)
-
-    async def patch(self, call: Call, kind: Kind, namespace: str, name: str, subresource: str) -> Object:
-        """Change an object, its status or its scale by one of the four kinds of patch."""
-        content_type = call.field(b"content-type").partition(";")[0]
-        body = await call.document()
-        if content_type in _APPLY:
+    async def change(self, call: Call, kind: Kind, namespace: str, name: str, subresource: str) -> Object:
+        """Put a document in the place of an object, its status or its scale, or patch it in one of the four ways."""
+        body, content_type = await call.document(), call.field(b"content-type").partition(";")[0]
+        if call.method == "PATCH" and content_type == _APPLY:
             return self._apply(call, kind, identify(kind, body, namespace, name, self._random), subresource)
-        if content_type not in _PATCHES:
-            supported = ", ".join([*_PATCHES, *_APPLY])
-            message = f"the body of the request was in an unknown format - accepted media types include: {supported}"
-            raise ApiError(415, "UnsupportedMediaType", message)
         present = self._store.get(kind, namespace, name)
-        before = scale_of(present) if subresource == "scale" else present
-        after = _PATCHES[content_type](before, body)
+        if call.method == "PATCH":
+            if content_type not in _PATCHES:
+                problem = f"accepted media types include: {', '.join([*_PATCHES, _APPLY])}"
+                message = f"the body of the request was in an unknown format - {problem}"
+                raise ApiError(415, "UnsupportedMediaType", message)
+            body = _PATCHES[content_type](scale_of(present) if subresource == "scale" else present, body)
         if subresource == "scale":
-            return self._rescale(call, kind, present, after)
-        return self._put(call, kind, present, identify(kind, after, namespace, name, self._random), subresource)
+            return self._rescale(call, kind, present, body)
+        return self._put(call, kind, present, identify(kind, body, namespace, name, self._random), subresource)
 
     def _apply(self, call: Call, kind: Kind, wanted: Object, subresource: str) -> Object:
         call.warnings.append(APPLY_WARNING)
@@ -88,73 +75,52 @@ class Writing:
         return result
 
     def _put(self, call: Call, kind: Kind, present: Object, document: Object, subresource: str) -> Object:
-        has_status = "status" in kind.subresources
         if subresource:
             document = {**present, "status": document.get("status"), "metadata": document["metadata"]}
-        elif has_status:
-            document = {key: value for key, value in document.items() if key != "status"}
-            document |= {"status": present["status"]} if "status" in present else {}
+        elif "status" in kind.subresources:
+            document = {**document, "status": present.get("status")}
         document = admit(kind, document, self._random)
         if kind in (DEPLOYMENTS, REPLICA_SETS) and document["spec"]["selector"] != present["spec"]["selector"]:
-            name = document["metadata"]["name"]
-            raise invalid(kind, name, "spec.selector", "Invalid value: field is immutable")
-        version = document["metadata"].get("resourceVersion") or present["metadata"]["resourceVersion"]
-        if version != present["metadata"]["resourceVersion"]:
-            raise conflict(kind, document["metadata"]["name"])
-        document["metadata"]["resourceVersion"] = version
-        return document if "dryRun" in call.query else self._store.replace(kind, document)
+            raise invalid(kind, document["metadata"]["name"], "spec.selector", "Invalid value: field is immutable")
+        if "dryRun" in call.query:
+            return {**document, "metadata": present["metadata"] | document["metadata"]}
+        return self._store.replace(kind, document)
 
     def _rescale(self, call: Call, kind: Kind, present: Object, scale: Any) -> Object:
         replicas = (scale.get("spec") or {}).get("replicas", 0) if isinstance(scale, dict) else None
         if not isinstance(replicas, int) or replicas < 0:
             raise bad_request("the number of replicas in the scale is not one")
+        version = (scale.get("metadata") or {}).get("resourceVersion", present["metadata"]["resourceVersion"])
         document = {**present, "spec": {**present["spec"], "replicas": replicas}}
-        document["metadata"] = dict(present["metadata"])
-        if (version := (scale.get("metadata") or {}).get("resourceVersion")) is not None:
-            document["metadata"]["resourceVersion"] = version
+        document["metadata"] = {**present["metadata"], "resourceVersion": version}
         return scale_of(self._put(call, kind, present, document, ""))
 
-    async def delete(self, call: Call, kind: Kind, document: Object) -> Object:
-        """Delete one object, as the DeleteOptions in the body and the query say."""
-        return self.delete_one(call, kind, document, await call.document())
-
-    def delete_one(self, call: Call, kind: Kind, document: Object, options: Object) -> Object:
-        """Delete an object, and with orphaning let go of those that it owns. Others follow their owner in any case."""
+    def delete(self, call: Call, kind: Kind, document: Object, options: Object) -> Object:
+        """Delete an object; what it owns follows."""
         metadata = document["metadata"]
         for name, value in (options.get("preconditions") or {}).items():
             if value != metadata.get(name):
                 raise conflict(kind, metadata["name"])
-        grace = options.get("gracePeriodSeconds")
-        grace = call.number("gracePeriodSeconds") if grace is None else grace
-        if kind is not PODS or "nodeName" not in document["spec"]:
-            grace = 0
-        elif grace is None:
-            grace = document["spec"]["terminationGracePeriodSeconds"]
-        policy = options.get("propagationPolicy") or call.query.get("propagationPolicy")
         if "dryRun" in call.query or options.get("dryRun"):
-            return success(kind, metadata["name"], metadata["uid"])
-        if policy == "Orphan" or options.get("orphanDependents"):
-            self._orphan(metadata["uid"])
+            return success(kind, document)
+        if "Orphan" in (options.get("propagationPolicy"), call.query.get("propagationPolicy")):
+            raise bad_request("the sandbox leaves no orphans: what an object owns goes with it")
+        grace, asked = grace_of(document), options.get("gracePeriodSeconds", call.number("gracePeriodSeconds"))
         if kind is NAMESPACES:
-            going = self._store.patch(kind, document, {"status": {"phase": "Terminating"}})
-            return self._store.delete(kind, going, grace_seconds=1)
+            document, grace = self._store.patch(kind, document, {"status": {"phase": "Terminating"}}), 1
+        elif grace and asked is not None:
+            grace = asked
+        if type(grace) is not int or grace < 0:
+            raise bad_request(f"gracePeriodSeconds: {grace} is not a number of seconds")
         gone = self._store.delete(kind, document, grace_seconds=grace)
-        is_gone = self._store.find(kind, metadata.get("namespace", ""), metadata["name"]) is None
-        return success(kind, metadata["name"], metadata["uid"]) if is_gone and kind is not PODS else gone
-
-    def _orphan(self, uid: str) -> None:
-        for kind in STORED:
-            for document in self._store.objects(kind):
-                owners = document["metadata"].get("ownerReferences") or []
-                kept = [owner for owner in owners if owner.get("uid") != uid]
-                if len(kept) < len(owners):
-                    self._store.patch(kind, document, {"metadata": {"ownerReferences": kept}})
+        is_there = self._store.find(kind, metadata.get("namespace", ""), metadata["name"]) is not None
+        return gone if is_there or kind is PODS else success(kind, document)
 
 
 def scale_of(document: Object) -> Object:
     """The ``Scale`` of what has replicas."""
     kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
-    labels = (document["spec"].get("selector") or {}).get("matchLabels") or {}
+    labels = document["spec"]["selector"].get("matchLabels") or {}
     selector = ",".join(f"{key}={value}" for key, value in labels.items())
     return {
         "kind": "Scale",

@@ -74,7 +74,16 @@ async def test_the_openapi_documents_refer_to_nothing_that_is_missing(autojump_c
         references = {part.split('"')[0] for part in json.dumps(document).split("#/components/schemas/")[1:]}
         assert references <= schemas.keys()
         assert all(schema["description"] for schema in schemas.values())
-    assert (await caller.ask("GET", "/openapi/v2")).status == 404
+    assert (await caller.ask("GET", "/openapi/v2")).body == b""
+
+
+async def test_kubectl_may_ask_for_a_dry_run_and_is_offered_no_patch_of_its_own(
+    autojump_clock: object, caller: Caller
+) -> None:
+    document = await caller.get("/openapi/v3/apis/apps/v1")
+    operation = document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"]
+    assert {"dryRun", "fieldValidation"} <= {parameter["name"] for parameter in operation["parameters"]}
+    assert list(operation["requestBody"]["content"]) == ["application/merge-patch+json"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +96,7 @@ async def test_the_openapi_documents_refer_to_nothing_that_is_missing(autojump_c
         ("GET", f"{MAPS}/missing", 404, "NotFound"),
         ("GET", f"{MAPS}/web-config/status", 404, "NotFound"),
         ("PUT", MAPS, 405, "MethodNotAllowed"),
+        ("DELETE", MAPS, 405, "MethodNotAllowed"),
         ("POST", f"{MAPS}/web-config", 405, "MethodNotAllowed"),
         ("GET", "/apis/authentication.k8s.io/v1/selfsubjectreviews", 405, "MethodNotAllowed"),
         ("GET", f"{MAPS}?labelSelector=%3D", 400, "BadRequest"),
@@ -122,11 +132,10 @@ async def test_an_object_is_created_read_replaced_and_deleted(autojump_clock: ob
         (MAPS, [], "is not a ConfigMap"),
         (MAPS, {"kind": "Secret", "metadata": {"name": "a"}}, "is a Secret and not a ConfigMap"),
         (MAPS, {"metadata": {"name": "a", "namespace": "other"}}, "does not match the namespace"),
-        (MAPS, {"metadata": {"name": "Not_a_name"}}, "a lower-case DNS name is needed"),
-        (MAPS, {"metadata": {}}, "a lower-case DNS name is needed"),
+        (MAPS, {"metadata": {"name": "Not_a_name"}}, "a lowercase RFC 1123 subdomain"),
+        (MAPS, {"metadata": {}}, "metadata.name: Required value"),
         (MAPS, {"metadata": {"name": "a"}, "data": {"x": 1}}, "data.x: Invalid value: expected string, got int"),
         (MAPS, {"metadata": {"name": "a", "labels": "x"}}, "metadata.labels: Invalid value: expected map"),
-        ("/api/v1/namespaces/demo/pods", {"metadata": {"name": "a"}}, "spec: Required value"),
         ("/api/v1/namespaces/demo/pods", {"metadata": {"name": "a"}, "spec": {}}, "spec.containers: Required value"),
         (
             "/api/v1/namespaces/demo/pods",
@@ -148,6 +157,11 @@ async def test_an_object_is_created_read_replaced_and_deleted(autojump_clock: ob
                 },
             },
             "`selector` does not match template `labels`",
+        ),
+        (
+            "/api/v1/namespaces/demo/services",
+            {"metadata": {"name": "a"}, "spec": {"ports": [{"targetPort": 80}]}},
+            "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
         ),
         ("/api/v1/namespaces/missing/configmaps", {"metadata": {"name": "a"}}, 'namespaces \\"missing\\" not found'),
         (MAPS, b"{", "cannot be decoded"),
@@ -237,7 +251,7 @@ async def test_status_and_spec_are_changed_apart(autojump_clock: object, caller:
     patch = {"spec": {"replicas": 7}, "status": {"replicas": 9}}
     first = (await caller.ask("PATCH", f"{WEB}/status", patch, **merge)).document
     assert (first["spec"]["replicas"], first["status"]) == (3, {"replicas": 9})
-    second = (await caller.ask("PATCH", WEB, patch, **merge)).document
+    second = (await caller.ask("PATCH", WEB, {**patch, "status": {"replicas": 1}}, **merge)).document
     assert (second["spec"]["replicas"], second["status"]) == (7, {"replicas": 9})
 
 
@@ -336,13 +350,6 @@ async def test_a_watch_without_a_version_begins_with_what_is_there(autojump_cloc
     assert (await watch.event())["type"] == "DELETED"
 
 
-async def test_one_object_can_be_watched(autojump_clock: object, caller: Caller) -> None:
-    await make(caller, "a")
-    watch = await caller.watch(f"{MAPS}/a?watch=true&timeoutSeconds=5")
-    assert (await watch.event())["object"]["metadata"]["name"] == "a"
-    assert await watch.event() is None
-
-
 async def test_a_watch_list_ends_its_beginning_with_a_bookmark(autojump_clock: object, caller: Caller) -> None:
     query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
     watch = await caller.watch(f"{MAPS}?{query}&timeoutSeconds=100")
@@ -397,15 +404,6 @@ async def test_who_goes_away_leaves_nothing_behind(autojump_clock: object, calle
     assert len(caller.sandbox.store._changed) == 0
 
 
-async def test_a_collection_is_deleted_by_selection(autojump_clock: object, caller: Caller) -> None:
-    for name in ("a", "b"):
-        await make(caller, name, metadata={"name": name, "labels": {"x": name}})
-    deleted = await caller.ask("DELETE", f"{MAPS}?labelSelector=x%3Da")
-    assert [item["metadata"]["name"] for item in deleted.document["items"]] == ["a"]
-    left = await caller.get(MAPS)
-    assert [item["metadata"]["name"] for item in left["items"]] == ["b", "web-config"]
-
-
 async def test_preconditions_of_a_deletion_are_kept(autojump_clock: object, caller: Caller) -> None:
     made = await make(caller, "a")
     refused = await caller.ask("DELETE", f"{MAPS}/a", {"preconditions": {"uid": "other"}})
@@ -423,10 +421,9 @@ async def test_everybody_may_do_everything_and_is_who_they_say(autojump_clock: o
     assert rules.document["status"]["resourceRules"][0]["verbs"] == ["*"]
     whoami = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
     assert (await caller.ask("POST", whoami, {})).document["status"]["userInfo"]["username"] == "sandbox-admin"
-    fields = {"Impersonate_User": "ann", "Impersonate_Group": "dev", "Impersonate_Extra_Scopes": "a"}
+    fields = {"Impersonate_User": "ann", "Impersonate_Group": "dev"}
     user = (await caller.ask("POST", whoami, {}, **fields)).document["status"]["userInfo"]
     assert (user["username"], user["groups"]) == ("ann", ["dev", "system:authenticated"])
-    assert user["extra"] == {"scopes": ["a"]}
 
 
 async def test_an_object_that_breaks_the_sandbox_is_an_error_and_no_more(

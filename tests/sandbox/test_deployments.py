@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox.deployments import new_replica_set, replica_counts, template_hash
@@ -58,6 +58,7 @@ def test_the_next_step(subject: Any, current: Any, old: Any, counts: dict[str, i
     assert replica_counts(subject, current, old) == counts
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 12),
     st.integers(0, 12),

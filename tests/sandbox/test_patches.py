@@ -51,11 +51,7 @@ def test_a_merge_patch_is_that_of_the_rfc(target: Any, patch: Any, result: Any) 
         ({"metadata": {"finalizers": ["three"]}}, "metadata.finalizers", ["one", "two", "three"]),
         ({"metadata": {"$deleteFromPrimitiveList/finalizers": ["one"]}}, "metadata.finalizers", ["two"]),
         ({"metadata": {"$retainKeys": ["labels"]}}, "metadata", {"labels": {"k": "v"}}),
-        (
-            {"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}},
-            "spec.containers.0.name",
-            "b",
-        ),
+        ({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}}, "spec.containers.0.name", "a"),
     ],
 )
 def test_a_strategic_merge_patch_knows_the_keys_of_lists(patch: Any, path: str, result: Any) -> None:

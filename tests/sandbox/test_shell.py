@@ -44,8 +44,6 @@ class Screen:
         (["date"], "Fri Jan  2 03:04:05 UTC 2026\n"),
         (["hostname"], "web-1\n"),
         (["whoami"], "root\n"),
-        (["seq", "3"], "1\n2\n3\n"),
-        (["seq", "2", "3"], "2\n3\n"),
         (["cat", "/etc/hostname"], "web-1\n"),
         (["ls"], "README\netc\nrun\n"),
         (["ls", "-l", "/etc"], "hostname\nhosts\nos-release\nresolv.conf\n"),
@@ -72,9 +70,8 @@ async def test_commands_say_what_is_expected(arguments: list[str], output: str) 
         (["cat", "/nothing"], 1, "cat: /nothing: No such file or directory\n"),
         (["ls", "/nothing"], 1, "ls: /nothing: No such file or directory\n"),
         (["sh", "-c", "echo a > b"], 2, "sh: >: the shell of the sandbox cannot do this\n"),
-        (["sh", "-c", "echo 'a"], 2, "sh: syntax error: No closing quotation\n"),
+        (["sh", "-c", "echo 'a"], 2, "sh: No closing quotation\n"),
         (["sleep", "long"], 1, "sleep: how many seconds?\n"),
-        (["stty", "size"], 1, "stty: there is only `stty size`, on a terminal\n"),
     ],
 )
 async def test_what_fails_says_so(arguments: list[str], code: int, errors: str) -> None:
@@ -115,12 +112,10 @@ async def test_cat_gives_back_its_input() -> None:
 
 async def test_a_terminal_echoes_edits_and_prompts() -> None:
     screen = Screen(is_terminal=True)
-    screen.console.resize(b'{"Width":132,"Height":43}')
-    screen.console.resize(b"nonsense")
-    await screen.console.feed(b"stty\x1b[A sizz\x7fe\r")
+    await screen.console.feed(b"who\x1b[Aamii\x7f\r")
     await screen.console.feed(b"\x04")
     assert await screen.run("sh") == 0
-    assert screen.output == "stty sizz\b \be\r\nsandbox:/# 43 132\r\nsandbox:/# "
+    assert screen.output == "whoamii\b \b\r\nsandbox:/# root\r\nsandbox:/# "
 
 
 async def test_control_c_ends_what_runs_and_drops_what_was_typed(autojump_clock: object) -> None:
@@ -138,6 +133,12 @@ async def test_control_c_ends_what_runs_and_drops_what_was_typed(autojump_clock:
         assert await screen.run("sh") == 130
     assert trio.current_time() < 10
     assert "half^C\r\n" in screen.output
+
+
+async def test_control_c_drops_what_was_typed_ahead() -> None:
+    screen = Screen(is_terminal=True)
+    await screen.console.feed(b"exit 1\r\x03exit 2\r")
+    assert await screen.run("sh") == 2
 
 
 async def test_input_that_nobody_reads_waits_outside(autojump_clock: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sandbox import kinds
-from sandbox.tables import age, cells, columns, pod_status, table
+from sandbox.tables import age, cells, columns, pod_status
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 
@@ -145,6 +145,13 @@ def test_the_cells_of_endpoints_are_cut_short() -> None:
     assert cells(kinds.ENDPOINTS, {"metadata": {"name": "e"}}, NOW)[1] == "<none>"
 
 
+def test_the_cells_of_endpoint_slices_are_cut_short() -> None:
+    document: dict[str, Any] = {"metadata": {"name": "e"}, "addressType": "IPv4"}
+    assert cells(kinds.ENDPOINT_SLICES, document, NOW)[1:4] == ["IPv4", "<unset>", "<unset>"]
+    document |= {"ports": [{"port": 80}], "endpoints": [{"addresses": [f"10.0.0.{number}"]} for number in range(5)]}
+    assert cells(kinds.ENDPOINT_SLICES, document, NOW)[2:4] == ["80", "10.0.0.0,10.0.0.1,10.0.0.2 + 2 more..."]
+
+
 @pytest.mark.parametrize("kind", kinds.STORED, ids=lambda kind: kind.plural)
 def test_every_kind_has_a_cell_for_each_column_even_where_an_object_is_almost_empty(kind: kinds.Kind) -> None:
     template = {"spec": {"containers": []}}
@@ -154,9 +161,6 @@ def test_every_kind_has_a_cell_for_each_column_even_where_an_object_is_almost_em
 
 
 def test_columns_are_described() -> None:
-    result = table(kinds.PODS, [], NOW)
-    assert [item["name"] for item in result["columnDefinitions"] if not item["priority"]] == [
-        *("Name", "Ready", "Status", "Restarts", "Age"),
-    ]
-    assert result["columnDefinitions"][7]["name"] == "Nominated Node"
-    assert result["columnDefinitions"][0]["format"] == "name"
+    result = columns(kinds.PODS)
+    assert [item["name"] for item in result if not item["priority"]] == ["Name", "Ready", "Status", "Restarts", "Age"]
+    assert (result[7]["name"], result[0]["format"]) == ("Nominated Node", "name")
