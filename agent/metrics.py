@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.dispatch import Dispatcher
 from agent.pool import ConnectionPool
 from agent.supervisor import Supervisor
+from operations.collector import PAUSES
 
 _PREFIX = "moorline_agent_"
 
@@ -26,6 +27,9 @@ def render_metrics(supervisor: Supervisor, pool: ConnectionPool, dispatcher: Dis
         ("upstream_dial_failures_total", "counter", "Connections that could not be made", upstream.failed_dials),
         ("upstream_reuses_total", "counter", "Requests on a connection that was kept", upstream.reused),
         ("upstream_repeats_total", "counter", "Requests sent once more on a new connection", upstream.repeated),
+        ("collections_total", "counter", "Runs of the garbage collector", PAUSES.count),
+        ("collection_seconds_total", "counter", "How long all of them took", PAUSES.total_seconds),
+        ("collection_longest_seconds", "gauge", "How long the longest of them took", PAUSES.longest_seconds),
     ]
     lines: list[str] = []
     for name, kind, text, value in rows:

@@ -16,6 +16,7 @@ from functools import partial
 
 import trio
 
+from operations.collector import PAUSES
 from operations.values import Address
 from operations.watched_files import WatchedFiles
 from server.access_log import AccessLog, Observers
@@ -29,7 +30,7 @@ from server.exchange import Pipeline
 from server.forwarding import Forwarder, ForwardingTimes
 from server.leases import Leases
 from server.listeners import Front
-from server.metrics import ExchangeMetrics, render, tunnel_lines
+from server.metrics import ExchangeMetrics, collector_lines, render, tunnel_lines
 from server.operations_listener import OperationsListener
 from server.registry import Registry
 from server.revocations import Revocations
@@ -119,7 +120,7 @@ class Kas:
             {
                 b"/livez": lambda: (200, b"ok\n"),
                 b"/readyz": lambda: (200, b"ok\n") if self._is_ready else (503, b"draining\n"),
-                b"/metrics": lambda: (200, render([metrics.lines(), tunnel_lines(registry)])),
+                b"/metrics": lambda: (200, render([metrics.lines(), tunnel_lines(registry), collector_lines(PAUSES)])),
             }
         )
         listeners = [

@@ -9,6 +9,7 @@ import bisect
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from operations.collector import CollectorPauses
 from server.access_log import ExchangeFacts
 from server.registry import Registry
 
@@ -86,6 +87,16 @@ def tunnel_lines(registry: Registry) -> Iterator[str]:
     for labels, found in tunnels:
         if found.round_trip_seconds is not None:
             yield f"moorline_kas_tunnel_round_trip_seconds{labels} {found.round_trip_seconds:.6f}"
+
+
+def collector_lines(pauses: CollectorPauses) -> Iterator[str]:
+    """How long the garbage collector has held up the process."""
+    yield "# TYPE moorline_kas_collections_total counter"
+    yield f"moorline_kas_collections_total {pauses.count}"
+    yield "# TYPE moorline_kas_collection_seconds_total counter"
+    yield f"moorline_kas_collection_seconds_total {pauses.total_seconds:.6f}"
+    yield "# TYPE moorline_kas_collection_longest_seconds gauge"
+    yield f"moorline_kas_collection_longest_seconds {pauses.longest_seconds:.6f}"
 
 
 def _labels(**values: str) -> str:
