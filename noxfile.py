@@ -28,6 +28,7 @@ SHARED = ROOT / ".nox" / "shared"
 PACKAGES = ["tunnel", "agent", "server", "bff", "sandbox", "moorline", "operations"]
 CHECKED = [*PACKAGES, "tests", "docs", "benchmarks", "noxfile.py", "hatch_build.py"]
 COMMANDS = ["kas", "agentk", "moorline"]
+BENCHMARK_COMMANDS = ["compare", "micro", "profile"]
 
 PURE_MODULES = [
     "tunnel/h2/*.py",
@@ -161,11 +162,14 @@ def long(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Moorline against a direct connection and a Go tunnel of the same design: minutes; `-- quick`: the main rows.
 
-    `-- micro` counts bytecodes and times single stages, `-- profile` shows where the time of a request goes.
+    `-- compare A.json B.json` says whether two runs agree, `-- micro` counts bytecodes and times single stages,
+    `-- profile` shows where the time of a request goes.
     """
     programs = shared(session, with_project=False)
     arguments = list(session.posargs)
-    module = f"benchmarks.{arguments.pop(0)}" if arguments[:1] in (["micro"], ["profile"]) else "benchmarks"
+    module = "benchmarks"
+    if arguments and arguments[0] in BENCHMARK_COMMANDS:
+        module = f"benchmarks.{arguments.pop(0)}"
     tool(session, programs, "python", "-m", module, *arguments)
 
 

@@ -1,232 +1,258 @@
-"""The rows of the table: what is asked of a candidate, and what comes of one round of it.
+"""The rows of the table: what is asked of each candidate, and in which order.
 
-A round gives numbers by name. CPU time is that of both processes of the tunnel, never of the origin or the load
-generator.
+One round of a scenario gives numbers by row and candidate. CPU time is that of both processes of the tunnel, never of
+the origin or the load generator. The candidates of a row take turns, in another order each round.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
-from benchmarks.stand import Candidate, Stand, authorization
+from benchmarks import loads
+from benchmarks.candidates import Candidate
+from benchmarks.link import slow_link
+from benchmarks.loads import GIB, MIB, Front, Numbers
+from benchmarks.stand import Stand
 
-Numbers = dict[str, float]
-Measure = Callable[[Stand, Candidate, bool], Numbers]
-"""One round for one candidate; ``quick`` asks for less of everything."""
+REFERENCES = {
+    "moorline": "reference",
+    "moorline, WebSocket": "moorline",
+    "moorline, origin with TLS": "reference, origin with TLS",
+    "moorline, TLS front": "reference",
+    "moorline, TLS at both ends": "reference, TLS at both ends",
+    "moorline, slow link": "reference, slow link",
+    "reference, beside watches": "reference",
+    "moorline, beside watches": "moorline",
+}
+"""With which candidate each is compared."""
 
-PLAIN = ("direct", "reference", "moorline", "moorline, WebSocket")
-GIB = 1 << 30
-MIB = 1 << 20
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """Where and how one round is measured."""
+
+    stand: Stand
+    candidates: dict[str, Candidate]
+    turn: int
+    quick: bool
+
+    def in_turn(self, names: Iterable[str]) -> list[Candidate]:
+        """Each goes first in some rounds, and every second round the other way round."""
+        order = list(names)
+        first = self.turn // 2 % len(order)
+        order = order[first:] + order[:first]
+        return [self.candidates[name] for name in (reversed(order) if self.turn % 2 else order)]
+
+
+Measured = tuple[str, str, Numbers]
+"""Row, candidate, numbers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """One row."""
+    """One row, or several that come of the same work."""
 
-    title: str
-    candidates: tuple[str, ...]
-    measure: Measure
-    in_quick: bool = True
-    rounds: int = 3
-
-
-def _load(stand: Stand, candidate: Candidate, path: str, *arguments: str) -> Numbers:
-    command = [str(stand.load), "-h", "127.0.0.1", "-p", str(candidate.port), "-P", candidate.path + path, *arguments]
-    for name, value in authorization(candidate).items():
-        command += ["-X", f"{name}: {value}"]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
-    numbers: Numbers = json.loads(output)
-    if numbers["errs"]:
-        raise RuntimeError(f"{candidate.name}: {numbers['errs']:g} of the requests failed")
-    return numbers
+    rows: tuple[str, ...]
+    measure: Callable[[Round], Iterator[Measured]]
+    needs: tuple[str, ...] = ()
+    """Candidates that run throughout the pass."""
+    rounds: int = 7
+    quick_rounds: int = 0
+    """How many in a quick run; none leaves the scenario out."""
 
 
-def _spent(candidate: Candidate, work: Callable[[], Numbers], units: float) -> Numbers:
-    """What the work says, and the CPU seconds of the candidate for each unit of it."""
-    before = candidate.cpu_seconds()
-    numbers = work()
-    spent = [after - start for after, start in zip(candidate.cpu_seconds(), before, strict=True)]
-    if spent:
-        numbers["cpu"] = sum(spent) / units
-        numbers["cpu_server"], numbers["cpu_agent"] = (one / units for one in spent)
-    return numbers
+def each(
+    row: str, names: tuple[str, ...], one: Callable[[Round, Candidate], Numbers], *, rounds: int = 7, quick: int = 0
+) -> Scenario:
+    """A row of which each candidate is measured by itself."""
+
+    def measure(run: Round) -> Iterator[Measured]:
+        for candidate in run.in_turn(names):
+            yield row, candidate.name, one(run, candidate)
+
+    return Scenario((row,), measure, names, rounds, quick)
 
 
-def small(connections: int, *, reconnect: bool = False) -> Measure:
+def small(connections: int, count: int, *more: str) -> Callable[[Round, Candidate], Numbers]:
     """Answers of 1 KiB to requests of which none is like another."""
 
-    def measure(stand: Stand, candidate: Candidate, quick: bool) -> Numbers:
-        count = 1_500 if connections == 1 or reconnect else 4_000
-        count = count if quick else 2 * count
-        more = ("-R",) if reconnect else ()
-        arguments = ("-u", "-c", str(connections), "-n", str(count), *more)
+    def one(run: Round, candidate: Candidate) -> Numbers:
+        number = count // 2 if run.quick else count
+        arguments = ("-u", "-c", str(connections), "-n", str(number), *more)
+        work = lambda: loads.requests(run.stand, candidate, "/small", *arguments)  # noqa: E731
+        return loads.spent(candidate, work, number / 10_000)
 
-        def work() -> Numbers:
-            found = _load(stand, candidate, "/small", *arguments)
-            return {name: found[key] for name, key in (("rps", "rps"), ("p50_ms", "p50_ms"), ("p99_ms", "p99_ms"))}
-
-        return _spent(candidate, work, count / 10_000)
-
-    return measure
+    return one
 
 
-def through_tls(*arguments: str) -> Measure:
-    """Answers of 1 KiB through a front with TLS, by h2load, which cannot make its headers unique."""
+def through_tls(count: int, *arguments: str) -> Callable[[Round, Candidate], Numbers]:
+    """Answers of 1 KiB through a front with TLS."""
 
-    def measure(stand: Stand, candidate: Candidate, quick: bool) -> Numbers:
-        count = 4_000 if quick else 8_000
-        log = stand.folder / "h2load.log"
-        log.unlink(missing_ok=True)
-        url = f"https://127.0.0.1:{candidate.port}{candidate.path}/small"
-        command = ["h2load", "-n", str(count), *arguments, f"--log-file={log}", url]
-        for name, value in authorization(candidate).items():
-            command += ["-H", f"{name}: {value}"]
+    def one(run: Round, candidate: Candidate) -> Numbers:
+        number = count // 2 if run.quick else count
+        return loads.spent(candidate, lambda: loads.h2load(run.stand, candidate, number, *arguments), number / 10_000)
 
-        def work() -> Numbers:
-            started = time.monotonic()
-            subprocess.run(command, check=True, capture_output=True, timeout=300)
-            return {"rps": count / (time.monotonic() - started), **_quantiles(log, count)}
-
-        return _spent(candidate, work, count / 10_000)
-
-    return measure
+    return one
 
 
-def _quantiles(log: Path, count: int) -> Numbers:
-    rows = [line.split() for line in log.read_text().splitlines()]
-    if len(rows) != count or any(status != "200" for _, status, _ in rows):
-        raise RuntimeError("h2load: not every request was answered with 200")
-    micros = sorted(int(duration) for _, _, duration in rows)
-    return {"p50_ms": micros[count // 2] / 1000, "p99_ms": micros[count * 99 // 100] / 1000}
-
-
-def download(stand: Stand, candidate: Candidate, quick: bool) -> Numbers:
+def download(run: Round, candidate: Candidate) -> Numbers:
     """Random bytes from the origin."""
-    size = 256 * MIB if quick else GIB
-    arguments = ["-o", "/dev/null", "-w", "%{speed_download}", f"{candidate.url}/big?bytes={size}"]
-    return _spent(candidate, lambda: {"MBps": _curl(candidate, arguments) / 1e6}, size / GIB)
+    size = 256 * MIB if run.quick else GIB
+    return loads.spent(candidate, lambda: loads.download(candidate, size), size / GIB)
 
 
-def upload(stand: Stand, candidate: Candidate, quick: bool) -> Numbers:
+def upload(run: Round, candidate: Candidate) -> Numbers:
     """Random bytes to the origin."""
-    size = 128 * MIB if quick else GIB // 2
-    source = stand.folder / f"upload-{size}"
-    if not source.exists():
-        with source.open("wb") as file, open("/dev/urandom", "rb") as random:
-            for _ in range(size // MIB):
-                file.write(random.read(MIB))
-    arguments = ["-o", "/dev/null", "-w", "%{speed_upload}", "-H", "Expect:", "-T", str(source)]
-    work = lambda: {"MBps": _curl(candidate, [*arguments, f"{candidate.url}/upload"]) / 1e6}  # noqa: E731
-    return _spent(candidate, work, size / GIB)
+    size = 256 * MIB if run.quick else GIB
+    return loads.spent(candidate, lambda: loads.upload(run.stand, candidate, size), size / GIB)
 
 
-def _curl(candidate: Candidate, arguments: list[str]) -> float:
-    command = ["curl", "-sSf", *arguments]
-    for name, value in authorization(candidate).items():
-        command += ["-H", f"{name}: {value}"]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
-
-
-def beside_downloads(stand: Stand, candidate: Candidate, quick: bool) -> Numbers:
+def beside_downloads(run: Round, candidate: Candidate) -> Numbers:
     """Small requests of 16 callers while two others download."""
-    seconds = 2 if quick else 4
-    command = [
-        "curl",
-        "-sS",
-        "-o",
-        "/dev/null",
-        "--max-time",
-        str(seconds + 3),
-        f"{candidate.url}/big?bytes={64 * GIB}",
-    ]
-    for name, value in authorization(candidate).items():
-        command += ["-H", f"{name}: {value}"]
-    downloads = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(2)]
-    try:
+    with loads.downloading(candidate, 2):
         time.sleep(0.3)
-        found = _load(stand, candidate, "/small", "-u", "-c", "16", "-d", str(seconds))
-    finally:
-        for one in downloads:
-            one.terminate()
-            one.wait()
-    return {"rps": found["rps"], "p50_ms": found["p50_ms"], "p99_ms": found["p99_ms"]}
+        seconds = "1" if run.quick else "2"
+        return loads.requests(run.stand, candidate, "/small", "-u", "-c", "16", "-d", seconds)
 
 
-def lists(stand: Stand, candidate: Candidate, quick: bool) -> Numbers:
+def lists(run: Round, candidate: Candidate) -> Numbers:
     """Lists of 5,000 objects, packed by the origin."""
-    count = 400 if quick else 1_000
-
-    def work() -> Numbers:
-        found = _load(stand, candidate, "/list", "-c", "4", "-n", str(count))
-        return {name: found[name] for name in ("rps", "p50_ms", "p99_ms")}
-
-    return _spent(candidate, work, count / 10_000)
+    work = lambda: loads.requests(run.stand, candidate, "/list", "-c", "4", "-n", "1000")  # noqa: E731
+    return loads.spent(candidate, work, 0.1)
 
 
-def watches(count: int, interval: str = "") -> Measure:
-    """Open watches: what each costs in memory, and what all together cost in CPU time each second."""
+def exec_bytes(direction: str) -> Callable[[Round, Candidate], Numbers]:
+    """Bytes through an upgraded connection, one way."""
 
-    def measure(stand: Stand, candidate: Candidate, quick: bool) -> Numbers:
-        seconds = 3 if quick else 6
-        time.sleep(1)
-        before = candidate.resident_bytes()
-        path = f"{candidate.path}/watch?watch=true" + (f"&interval={interval}" if interval else "")
-        command = [str(stand.load), "-h", "127.0.0.1", "-p", str(candidate.port), "-P", path]
-        command += ["-c", str(count), "-O", "-d", "60"]
-        for name, value in authorization(candidate).items():
-            command += ["-X", f"{name}: {value}"]
-        holding = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        try:
-            assert holding.stdout is not None
-            opened = holding.stdout.readline()
-            if f"n={count} errs=0" not in opened:
-                raise RuntimeError(f"{candidate.name}: not every watch was opened: {opened.strip()}")
-            time.sleep(1)
-            start = candidate.cpu_seconds()
-            time.sleep(seconds - 1)
-            spent = [after - first for after, first in zip(candidate.cpu_seconds(), start, strict=True)]
-            held = [after - first for after, first in zip(candidate.resident_bytes(), before, strict=True)]
-        finally:
-            holding.terminate()
-            holding.communicate()
-        numbers = {"cpu_per_second": sum(spent) / (seconds - 1)}
-        if held:
-            numbers["server_KiB"], numbers["agent_KiB"] = (one / count / 1024 for one in held)
-        return numbers
+    def one(run: Round, candidate: Candidate) -> Numbers:
+        size = 256 * MIB
+        arguments = (direction, str(size), "-n", "0")
+        return loads.spent(candidate, lambda: loads.exec_session(run.stand, candidate, *arguments), size / GIB)
 
-    return measure
+    return one
 
 
-def resident(stand: Stand, candidate: Candidate, quick: bool) -> Numbers:
+def keystrokes(run: Round, candidate: Candidate) -> Numbers:
+    """One byte there and back through an upgraded connection, again and again."""
+    return loads.exec_session(run.stand, candidate, "-n", "1000")
+
+
+def resident(run: Round, candidate: Candidate) -> Numbers:
     """Memory of both processes, as they are now."""
     server, agent = candidate.resident_bytes()
     return {"server_MiB": server / MIB, "agent_MiB": agent / MIB}
 
 
+def watches(row: str, count: int, front: Front, interval: str = "", *, rounds: int = 3) -> Scenario:
+    """Open watches on new processes: memory, CPU time, how late events come, the collector's longest pause."""
+    names = ("reference, TLS at both ends", "moorline, TLS at both ends")
+
+    def measure(run: Round) -> Iterator[Measured]:
+        for name in names if run.turn % 2 else reversed(names):
+            with run.stand.running([name]) as started:
+                yield row, name, _hold(run, started[name], count, front, interval)
+
+    return Scenario((row,), measure, rounds=rounds)
+
+
+def _hold(run: Round, candidate: Candidate, count: int, front: Front, interval: str) -> Numbers:
+    # What a process needs once, whatever comes, is not part of what a watch costs.
+    with loads.watching(run.stand, candidate, 50, front=front):
+        pass
+    before = candidate.resident_bytes()
+    with loads.watching(run.stand, candidate, count, front=front, interval=interval) as held:
+        time.sleep(1)
+        seconds = 4
+        start = candidate.cpu_seconds()
+        time.sleep(seconds)
+        used = sum(candidate.cpu_seconds()) - sum(start)
+        memory = [
+            (after - first) / count / 1024 for after, first in zip(candidate.resident_bytes(), before, strict=True)
+        ]
+        pauses = candidate.longest_pauses()
+        events = held.end()
+    numbers = {"cpu_per_second": used / seconds}
+    numbers["server_KiB"], numbers["agent_KiB"] = memory
+    if interval:
+        numbers |= {"late_p50_ms": events["p50_ms"], "late_p99_ms": events["p99_ms"]}
+    for name, pause in zip(("server_pause_ms", "agent_pause_ms"), pauses, strict=False):
+        numbers[name] = pause * 1000
+    return numbers
+
+
+BESIDE_WATCHES = ("1 KiB, 64 connections, beside 10,000 watches", "download, beside 10,000 watches")
+
+
+def beside_watches(run: Round) -> Iterator[Measured]:
+    """Small requests and a download on new processes: first by themselves, then beside 10,000 open watches."""
+    rate, bulk = BESIDE_WATCHES
+    names = ("reference", "moorline")
+    for name in names if run.turn % 2 else reversed(names):
+        with run.stand.running([name]) as started:
+            candidate = started[name]
+
+            def once(candidate: Candidate = candidate) -> tuple[Numbers, Numbers]:
+                requests = [small(64, 4_000)(run, candidate) for _ in range(3)]
+                best = min(requests, key=lambda numbers: numbers["cpu"])
+                work = lambda: loads.download(candidate, GIB // 2)  # noqa: E731
+                return best, loads.spent(candidate, work, 0.5)
+
+            once()
+            alone = once()
+            with loads.watching(run.stand, candidate, 10_000, front="plain") as held:
+                beside = once()
+                held.end()
+        for row, before, after in zip((rate, bulk), alone, beside, strict=True):
+            yield row, name, before
+            yield row, f"{name}, beside watches", after
+
+
+def slow(run: Round) -> Iterator[Measured]:
+    """Small requests of 4 callers beside one download, over a link of 10 Mbit/s and 50 ms between the two processes."""
+    names = ("reference, slow link", "moorline, slow link")
+    for name in names if run.turn % 2 else reversed(names):
+        with slow_link() as (near, far), run.stand.running([name], near=near, far=far) as started:
+            candidate = started[name]
+            with loads.downloading(candidate, 1):
+                time.sleep(2)
+                yield SLOW, name, loads.requests(run.stand, candidate, "/small", "-u", "-c", "4", "-d", "6")
+
+
+SLOW = "10 Mbit/s, 50 ms: small requests of 4 callers beside a download"
+IDLE = "memory before any load"
+
 _BOTH = ("reference", "moorline")
-_TLS = ("reference, TLS front", "moorline, TLS front")
+_PLAIN = ("direct", *_BOTH, "moorline, WebSocket")
+_TUNNELS = (*_BOTH, "moorline, WebSocket")
+_TLS = ("reference", "moorline, TLS front")
 _ORIGIN_TLS = ("reference, origin with TLS", "moorline, origin with TLS")
 
 SCENARIOS = (
-    Scenario("memory before any load", (*_BOTH, "moorline, WebSocket"), resident, rounds=1),
-    Scenario("1 KiB, 1 connection", PLAIN, small(1), rounds=5),
-    Scenario("1 KiB, 16 connections", PLAIN, small(16), in_quick=False),
-    Scenario("1 KiB, 64 connections", PLAIN, small(64), rounds=5),
-    Scenario("1 KiB, 64 connections, origin with TLS", _ORIGIN_TLS, small(64), in_quick=False),
-    Scenario("1 KiB, 16 connections, a new one for each request", PLAIN, small(16, reconnect=True), in_quick=False),
-    Scenario("1 KiB, TLS front, HTTP/1.1, 64 connections", _TLS, through_tls("--h1", "-c", "64"), in_quick=False),
-    Scenario("1 KiB, TLS front, HTTP/2, 8 connections of 8 streams", _TLS, through_tls("-c", "8", "-m", "8")),
-    Scenario("download of random bytes", PLAIN, download),
-    Scenario("upload of random bytes", PLAIN, upload),
-    Scenario("small requests beside two downloads", _BOTH, beside_downloads, rounds=3),
-    Scenario("lists of 5,000 objects, gzip, 4 connections", _BOTH, lists, in_quick=False),
-    Scenario("1,000 open watches, silent", _BOTH, watches(1_000), in_quick=False, rounds=1),
-    Scenario("1,000 open watches, an event a second each", _BOTH, watches(1_000, "1s"), in_quick=False, rounds=1),
-    Scenario("10,000 open watches, silent", _BOTH, watches(10_000), in_quick=False, rounds=1),
-    Scenario("memory after all of it", _BOTH, resident, rounds=1),
+    each(IDLE, _TUNNELS, resident, quick=1),
+    each("1 KiB, 1 connection", _PLAIN, small(1, 2_000), quick=5),
+    each("1 KiB, 16 connections", _PLAIN, small(16, 5_000)),
+    each("1 KiB, 64 connections", _PLAIN, small(64, 6_000), quick=5),
+    each("1 KiB, 64 connections, origin with TLS", _ORIGIN_TLS, small(64, 6_000)),
+    each("1 KiB, 16 connections, a new one for each request", _PLAIN, small(16, 2_000, "-R")),
+    each("1 KiB, TLS front, HTTP/1.1, 64 connections", _TLS, through_tls(6_000, "--h1", "-c", "64")),
+    each(
+        "1 KiB, TLS front, HTTP/2, 8 connections of 8 streams", _TLS, through_tls(6_000, "-c", "8", "-m", "8"), quick=5
+    ),
+    each("download of random bytes", _PLAIN, download, quick=5),
+    each("upload of random bytes", _PLAIN, upload, quick=5),
+    each("small requests beside two downloads", _BOTH, beside_downloads, quick=5),
+    each("lists of 5,000 objects, gzip, 4 connections", _BOTH, lists),
+    each("exec, output through an upgrade", _TUNNELS, exec_bytes("-receive")),
+    each("exec, input through an upgrade", _TUNNELS, exec_bytes("-send")),
+    each("exec, one keystroke after the other", _TUNNELS, keystrokes),
+    Scenario((SLOW,), slow),
+    watches("1,000 open watches, silent, HTTP/1.1 with TLS", 1_000, "HTTP/1.1 with TLS"),
+    watches("1,000 open watches, an event a second each, HTTP/2", 1_000, "HTTP/2", "1s"),
+    watches("10,000 open watches, silent, HTTP/2", 10_000, "HTTP/2"),
+    watches("10,000 open watches, silent, HTTP/1.1 with TLS", 10_000, "HTTP/1.1 with TLS"),
+    watches("10,000 open watches, an event a second each, HTTP/2", 10_000, "HTTP/2", "1s"),
+    Scenario(BESIDE_WATCHES, beside_watches, rounds=3),
+    each("memory after all of it", _BOTH, resident),
 )

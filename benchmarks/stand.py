@@ -9,90 +9,83 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import random
 import shutil
-import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import trustme
 import yaml
 
+from benchmarks.candidates import Candidate
 from server.tokens import AGENT_PREFIX, USER_PREFIX, digest, new_token
 
 HERE = Path(__file__).parent
-START_SECONDS = 40.0
-_TICKS = os.sysconf("SC_CLK_TCK")
+START_SECONDS = 60.0
+PROGRAMS = {"gcc": "gcc", "go": "golang", "h2load": "nghttp2-client", "curl": "curl"}
+"""What must be there, and the package of Debian in which it is."""
 
 
-@dataclasses.dataclass
-class Candidate:
-    """A way to the origin. ``pids`` are the processes that count: server, then agent; none for the direct way."""
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How the two processes of a candidate are set up."""
 
     name: str
-    url: str
-    """Where requests go; a path of the origin is put behind it."""
-    pids: tuple[int, ...] = ()
-    token: str = ""
-    reference: str = ""
-    """The candidate with which it is compared."""
-
-    @property
-    def port(self) -> int:
-        """The port of `url`."""
-        return int(self.url.split("/")[2].rpartition(":")[2])
-
-    @property
-    def path(self) -> str:
-        """What stands in front of the origin's own path."""
-        return "/" + self.url.split("/", 3)[3] if self.url.count("/") > 2 else ""
-
-    @property
-    def is_tls(self) -> bool:
-        """Whether its front speaks TLS."""
-        return self.url.startswith("https")
-
-    def cpu_seconds(self) -> list[float]:
-        """CPU time of each process so far."""
-        return [_cpu_seconds(pid) for pid in self.pids]
-
-    def resident_bytes(self) -> list[int]:
-        """Memory of each process now."""
-        return [_resident_bytes(pid) for pid in self.pids]
+    is_reference: bool = False
+    scheme: str = "https"
+    has_tls_front: bool = False
+    """The reference always has both fronts, kas has one."""
+    has_tls_origin: bool = False
+    is_far: bool = False
+    """The agent and the origin are at the other end of a slow link."""
 
 
-def _cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("reference", is_reference=True),
+        Kind("reference, origin with TLS", is_reference=True, has_tls_origin=True),
+        Kind("moorline"),
+        Kind("moorline, WebSocket", scheme="wss"),
+        Kind("moorline, origin with TLS", has_tls_origin=True),
+        Kind("moorline, TLS front", has_tls_front=True),
+        Kind("reference, TLS at both ends", is_reference=True, has_tls_origin=True),
+        Kind("moorline, TLS at both ends", has_tls_front=True, has_tls_origin=True),
+        Kind("reference, slow link", is_reference=True, is_far=True),
+        Kind("moorline, slow link", is_far=True),
+    )
+}
 
 
-def _resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A network namespace, and the address by which the others reach it."""
+
+    namespace: str = ""
+    address: str = "127.0.0.1"
+
+    def inside(self, command: list[str]) -> list[str]:
+        """The command, run there."""
+        return ["ip", "netns", "exec", self.namespace, *command] if self.namespace else command
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+HERE_AND_NOW = Place()
 
 
 class Stand:
-    """The processes of a run."""
+    """Builds the programs, and starts and ends what is measured."""
 
-    def __init__(self, folder: Path, processes: contextlib.ExitStack) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.load = folder / "load"
         self.reference = folder / "reference"
-        self._processes = processes
         self._agent_token = new_token(AGENT_PREFIX)
-        self._user_token = new_token(USER_PREFIX)
-        self.candidates: dict[str, Candidate] = {}
+        self.user_token = new_token(USER_PREFIX)
+        self._started = 0
 
     def build(self) -> None:
         """Compile the load generator and the reference, and make certificates and access file."""
@@ -102,73 +95,166 @@ class Stand:
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(self.folder / "ca.crt"))
         for name in ("server", "agent"):
-            leaf = authority.issue_cert("localhost", "127.0.0.1", common_name=name)
+            leaf = authority.issue_cert("localhost", "127.0.0.1", "10.111.0.1", "10.111.0.2", common_name=name)
             leaf.private_key_pem.write_to_path(str(self.folder / f"{name}.key"))
             (self.folder / f"{name}.crt").write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
         users = [
             {
                 "name": "alice",
-                "tokens": [{"sha256": digest(self._user_token)}],
+                "tokens": [{"sha256": digest(self.user_token)}],
                 "agents": [{"agent": "*", "as": {"user": "alice", "groups": ["developers"]}}],
             }
         ]
         agents = [{"id": "edge", "tokens": [{"sha256": digest(self._agent_token)}]}]
         (self.folder / "access.yaml").write_text(yaml.safe_dump({"agents": agents, "users": users}))
+        token_file = self.folder / "agent.token"
+        token_file.write_text(self._agent_token)
+        token_file.chmod(0o600)
 
-    def start(self) -> None:
-        """Start the origin and every candidate."""
+    @contextlib.contextmanager
+    def running(
+        self, names: Iterable[str], *, near: Place = HERE_AND_NOW, far: Place = HERE_AND_NOW
+    ) -> Iterator[dict[str, Candidate]]:
+        """An origin and the candidates of these names, new ones, each with its tunnel up, for the length of the block.
+
+        The origin and the agents are at the far place, the servers and the callers at the near one.
+        """
+        with contextlib.ExitStack() as processes:
+            pairs = _Pairs(self, processes, near, far)
+            candidates = {"direct": pairs.start_origin()}
+            starting = {name: pairs.start_server(KINDS[name]) for name in names if name != "direct"}
+            for started in starting.values():
+                pairs.start_agent(started)
+            for name, started in starting.items():
+                candidates[name] = pairs.candidate(started)
+            for candidate in candidates.values():
+                self.await_answer(candidate, near)
+            yield candidates
+
+    def command(self, mode: str, *more: str) -> list[str]:
+        """The reference program in one of its modes."""
+        return [str(self.reference), "-mode", mode, "-certs", str(self.folder), *more]
+
+    def environment(self) -> dict[str, str]:
+        """That of every program that is started."""
+        paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+        settings = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "SSL_CERT_FILE": str(self.folder / "ca.crt")}
+        return {**os.environ, **settings, "GODEBUG": "http2xconnect=1"}
+
+    def await_answer(self, candidate: Candidate, near: Place = HERE_AND_NOW) -> None:
+        """Until a request is answered with 200 through the candidate."""
+        url = f"{candidate.plain or candidate.tls}/small"
+        command = ["curl", "-sf", "-m", "5", "-o", str(self.folder / "answer"), "--cacert", str(self.folder / "ca.crt")]
+        for name, value in candidate.authorization().items():
+            command += ["-H", f"{name}: {value}"]
+        deadline = time.monotonic() + START_SECONDS
+        while subprocess.run(near.inside([*command, url]), check=False, capture_output=True).returncode:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{candidate.name} does not answer; see the logs in {self.folder}{self.last_words()}")
+            time.sleep(0.05)
+
+    def last_words(self) -> str:
+        """The ends of the logs that say something; the folder is gone when somebody wants to read them."""
+        said = []
+        for log in sorted(self.folder.glob("*.log")):
+            lines = log.read_text(errors="replace").splitlines()[-3:]
+            said += [f"\n{log.stem}: {line}" for line in lines]
+        return "".join(said)
+
+    def log_file(self, name: str) -> Path:
+        """A file for what a process says, unlike every other one."""
+        self._started += 1
+        return self.folder / f"{self._started:03}-{name.replace(', ', '-').replace(' ', '-')}.log"
+
+
+@dataclasses.dataclass
+class _Started:
+    kind: Kind
+    server: int
+    tunnel: str
+    ports: dict[str, int]
+    pids: tuple[int, ...] = ()
+
+
+class _Pairs:
+    """Starts the processes of one `Stand.running`."""
+
+    def __init__(self, stand: Stand, processes: contextlib.ExitStack, near: Place, far: Place) -> None:
+        self._stand, self._processes, self._near, self._far = stand, processes, near, far
+        self._origin = self._tls_origin = ""
+
+    def start_origin(self) -> Candidate:
         plain, tls = free_port(), free_port()
-        self._spawn("origin", self._reference_command("origin", plain, tls))
-        self._await(plain)
-        self._add(Candidate("direct", f"http://127.0.0.1:{plain}"))
-        self._start_reference("reference", f"http://127.0.0.1:{plain}")
-        self._start_reference("reference, origin with TLS", f"https://localhost:{tls}", tls_front=False)
-        self._start_moorline("moorline", f"http://127.0.0.1:{plain}", reference="reference")
-        self._start_moorline("moorline, WebSocket", f"http://127.0.0.1:{plain}", reference="moorline", scheme="wss")
-        self._start_moorline(
-            "moorline, origin with TLS", f"https://localhost:{tls}", reference="reference, origin with TLS"
+        address = self._far.address
+        where = ("-front", f"{address}:{plain}", "-front-tls", f"{address}:{tls}")
+        pid = self._spawn("origin", self._stand.command("origin", *where), self._far)
+        for port in (plain, tls):
+            self._await(pid, port)
+        self._origin, self._tls_origin = f"http://{address}:{plain}", f"https://{address}:{tls}"
+        return Candidate("direct", self._origin, self._tls_origin, namespace=self._near.namespace)
+
+    def start_server(self, kind: Kind) -> _Started:
+        ports = {name: free_port() for name in ("tunnel", "plain", "tls", "operations", "health")}
+        tunnel = f"{self._near.address}:{ports['tunnel']}"
+        if kind.is_reference:
+            fronts = ("-front", f"127.0.0.1:{ports['plain']}", "-front-tls", f"127.0.0.1:{ports['tls']}")
+            command = self._stand.command("server", "-tunnel", tunnel, *fronts)
+        else:
+            config = self._kas_config(kind, tunnel, ports)
+            command = [sys.executable, "-m", "server", "--config", str(config)]
+        return _Started(kind, self._spawn(f"{kind.name} server", command, self._near), tunnel, ports)
+
+    def start_agent(self, started: _Started) -> None:
+        kind = started.kind
+        self._await(started.server, started.ports["tunnel"])
+        origin = self._tls_origin if kind.has_tls_origin else self._origin
+        if kind.is_reference:
+            command = self._stand.command("agent", "-tunnel", started.tunnel, "-origin", origin)
+        else:
+            kubeconfig = self._kubeconfig(kind, origin)
+            command = [
+                *(sys.executable, "-m", "agent", "--kas-address", f"{kind.scheme}://{started.tunnel}"),
+                *("--token-file", "agent.token", "--ca-file", "ca.crt", "--kubeconfig", str(kubeconfig)),
+                *("--health-address", f"127.0.0.1:{started.ports['health']}"),
+            ]
+        started.pids = (started.server, self._spawn(f"{kind.name} agent", command, self._far))
+
+    def candidate(self, started: _Started) -> Candidate:
+        kind, ports = started.kind, started.ports
+        plain, tls = f"http://127.0.0.1:{ports['plain']}", f"https://127.0.0.1:{ports['tls']}"
+        if kind.is_reference:
+            return Candidate(kind.name, plain, tls, started.pids, namespace=self._near.namespace)
+        path = "/agents/edge/k8s"
+        return Candidate(
+            kind.name,
+            "" if kind.has_tls_front else plain + path,
+            tls + path if kind.has_tls_front else "",
+            started.pids,
+            self._stand.user_token,
+            tuple(f"http://127.0.0.1:{ports[name]}/metrics" for name in ("operations", "health")),
+            self._near.namespace,
         )
-        self._start_moorline(
-            "moorline, TLS front", f"http://127.0.0.1:{plain}", reference="reference, TLS front", tls_front=True
-        )
-        for candidate in self.candidates.values():
-            self._await_answer(candidate)
 
-    def _add(self, candidate: Candidate) -> None:
-        self.candidates[candidate.name] = candidate
-
-    def _reference_command(self, mode: str, plain: int, tls: int | None, *more: str) -> list[str]:
-        command = [str(self.reference), "-mode", mode, "-front", f"127.0.0.1:{plain}", "-certs", str(self.folder)]
-        return [*command, *(("-front-tls", f"127.0.0.1:{tls}") if tls else ()), *more]
-
-    def _start_reference(self, name: str, origin: str, *, tls_front: bool = True) -> None:
-        tunnel, plain, tls = free_port(), free_port(), free_port()
-        where = ("-tunnel", f"127.0.0.1:{tunnel}")
-        server = self._spawn(name, self._reference_command("server", plain, tls if tls_front else None, *where))
-        self._await(tunnel)
-        agent = self._spawn(f"{name} agent", self._reference_command("agent", plain, None, *where, "-origin", origin))
-        self._add(Candidate(name, f"http://127.0.0.1:{plain}", (server, agent)))
-        if tls_front:
-            self._add(Candidate(f"{name}, TLS front", f"https://localhost:{tls}", (server, agent)))
-
-    def _start_moorline(
-        self, name: str, origin: str, *, reference: str, scheme: str = "https", tls_front: bool = False
-    ) -> None:
-        agents, proxy, operations, health = (free_port() for _ in range(4))
-        certificate = {"certificate_file": f"{self.folder}/server.crt", "key_file": f"{self.folder}/server.key"}
-        label = name.replace(", ", "-").replace(" ", "-")
+    def _kas_config(self, kind: Kind, tunnel: str, ports: dict[str, int]) -> Path:
+        folder = self._stand.folder
+        certificate = {"certificate_file": f"{folder}/server.crt", "key_file": f"{folder}/server.key"}
+        front = ports["tls" if kind.has_tls_front else "plain"]
         config = {
-            "agents": {"address": f"127.0.0.1:{agents}", "tls": certificate},
-            "proxy": {"address": f"127.0.0.1:{proxy}", **({"tls": certificate} if tls_front else {})},
-            "operations": {"address": f"127.0.0.1:{operations}"},
+            "agents": {"address": tunnel, "tls": certificate},
+            "proxy": {"address": f"127.0.0.1:{front}", **({"tls": certificate} if kind.has_tls_front else {})},
+            "operations": {"address": f"127.0.0.1:{ports['operations']}"},
             "access": {
-                "file": f"{self.folder}/access.yaml",
+                "file": f"{folder}/access.yaml",
                 "starts_per_second": 1_000_000,
                 "exchanges_per_credential": 100_000,
             },
         }
-        (self.folder / f"{label}.yaml").write_text(yaml.safe_dump(config))
-        cluster = {"server": origin, **({"certificate-authority": "ca.crt"} if origin.startswith("https") else {})}
+        path = folder / f"{front}.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def _kubeconfig(self, kind: Kind, origin: str) -> Path:
+        cluster = {"server": origin, **({"certificate-authority": "ca.crt"} if kind.has_tls_origin else {})}
         kubeconfig = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -177,76 +263,57 @@ class Stand:
             "users": [{"name": "x", "user": {}}],
             "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
         }
-        (self.folder / f"{label}.kubeconfig").write_text(yaml.safe_dump(kubeconfig))
-        token_file = self.folder / "agent.token"
-        token_file.write_text(self._agent_token)
-        token_file.chmod(0o600)
-        kas = self._spawn(f"{label}-kas", [sys.executable, "-m", "server", "--config", f"{label}.yaml"])
-        self._await(agents)
-        agentk = self._spawn(
-            f"{label}-agentk",
-            [
-                *(sys.executable, "-m", "agent", "--kas-address", f"{scheme}://127.0.0.1:{agents}"),
-                *("--token-file", "agent.token", "--ca-file", "ca.crt", "--kubeconfig", f"{label}.kubeconfig"),
-                *("--health-address", f"127.0.0.1:{health}"),
-            ],
-        )
-        url = f"{'https://localhost' if tls_front else 'http://127.0.0.1'}:{proxy}/agents/edge/k8s"
-        self._add(Candidate(name, url, (kas, agentk), self._user_token, reference))
+        path = self._stand.folder / f"{kind.name.replace(', ', '-').replace(' ', '-')}.kubeconfig"
+        path.write_text(yaml.safe_dump(kubeconfig))
+        return path
 
-    def _spawn(self, name: str, command: list[str]) -> int:
-        log = (self.folder / f"{name.replace(' ', '-')}.log").open("wb")
-        paths = [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "SSL_CERT_FILE": "ca.crt"}
-        process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)
-        log.close()
+    def _spawn(self, name: str, command: list[str], place: Place) -> int:
+        stand = self._stand
+        with stand.log_file(name).open("wb") as log:
+            process = subprocess.Popen(
+                place.inside(command), cwd=stand.folder, stdout=log, stderr=log, env=stand.environment()
+            )
         self._processes.callback(_end, process)
         return process.pid
 
-    def _await(self, port: int) -> None:
-        def listens() -> bool:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                return True
-            return False
-
-        _until(listens, f"nothing listens on port {port}; see the logs in {self.folder}")
-
-    def _await_answer(self, candidate: Candidate) -> None:
-        context = ssl.create_default_context(cafile=str(self.folder / "ca.crt")) if candidate.is_tls else None
-
-        def answers() -> bool:
-            request = urllib.request.Request(f"{candidate.url}/small", headers=authorization(candidate))
-            with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5, context=context) as answer:
-                return bool(answer.status == 200)
-            return False
-
-        _until(answers, f"{candidate.name} does not answer; see the logs in {self.folder}")
+    def _await(self, pid: int, port: int) -> None:
+        """Until something listens on the port in the network namespace of the process."""
+        deadline = time.monotonic() + START_SECONDS
+        wanted = f":{port:04X}"
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+                if any(row[1].endswith(wanted) and row[3] == "0A" for row in rows):
+                    return
+            if time.monotonic() > deadline:
+                raise SystemExit(f"nothing listens on port {port}{self._stand.last_words()}")
+            time.sleep(0.02)
 
 
-def authorization(candidate: Candidate) -> dict[str, str]:
-    """The header of a caller, where the candidate wants one."""
-    return {"Authorization": f"Bearer {candidate.token}"} if candidate.token else {}
+_given: set[int] = set()
 
 
-@contextlib.contextmanager
-def standing(folder: Path) -> Iterator[Stand]:
-    """A stand that runs for the length of the block."""
-    for program in ("gcc", "go", "h2load", "curl"):
-        if shutil.which(program) is None:
-            raise SystemExit(f"benchmarks need {program} (Debian: gcc, golang, nghttp2-client, curl)")
-    with contextlib.ExitStack() as processes:
-        stand = Stand(folder, processes)
-        stand.build()
-        stand.start()
-        yield stand
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens now, which nobody has been given yet.
+
+    It is below those that Linux gives to connections that go out, of which there are tens of thousands here.
+    """
+    while True:
+        port = random.randrange(15_000, 32_000)
+        if port in _given:
+            continue
+        _given.add(port)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
-def _until(condition: Callable[[], bool], failure: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(failure)
-        time.sleep(0.1)
+def check_programs() -> None:
+    """End the process where a program is missing that the benchmarks need."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        packages = ", ".join(PROGRAMS[program] for program in missing)
+        raise SystemExit(f"benchmarks need {', '.join(missing)} (Debian: {packages})")
 
 
 def _run(command: list[str], **options: object) -> None:
@@ -254,9 +321,6 @@ def _run(command: list[str], **options: object) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    # Without asking first: there is nothing to save, and kas would wait for what still runs.
+    process.kill()
+    process.wait()

@@ -1,25 +1,20 @@
 // reference: an HTTP-level reverse tunnel in idiomatic Go (x/net/http2 and httputil.ReverseProxy), of the same design as
 // Moorline: the agent dials, the server is the HTTP/2 client on that connection. No authentication, no limits, no log.
 //
-// The same program is the origin of the benchmarks, so that nothing but Go has to be there.
+// The same program is the origin of the benchmarks and some of their callers, so that nothing but Go has to be there.
 package main
 
 import (
-	"bytes"
-	"compress/gzip"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"flag"
-	"fmt"
-	"io"
 	"log"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"sync"
-	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -27,7 +22,7 @@ import (
 const maxStreams = 16384
 
 var (
-	mode     = flag.String("mode", "server", "server, agent or origin")
+	mode     = flag.String("mode", "server", "server, agent or origin; watches or exec: callers")
 	tunnel   = flag.String("tunnel", "127.0.0.1:0", "where the server waits for the agent")
 	front    = flag.String("front", "127.0.0.1:0", "plain listener: of the server, or of the origin")
 	frontTLS = flag.String("front-tls", "", "listener with TLS and HTTP/2: of the server, or of the origin")
@@ -84,7 +79,7 @@ func runAgent() {
 	check(err)
 	upstream := &http.Transport{MaxIdleConns: 20000, MaxIdleConnsPerHost: 20000, DisableCompression: true, TLSClientConfig: tlsConfig("agent")}
 	server := &http2.Server{MaxConcurrentStreams: maxStreams}
-	server.ServeConn(conn, &http2.ServeConnOpts{Handler: newProxy(target, upstream)})
+	server.ServeConn(conn, &http2.ServeConnOpts{Handler: upgradesFor(target, upstream, newProxy(target, upstream))})
 }
 
 // runServer proxies what comes to the front through the last tunnel that an agent opened.
@@ -115,98 +110,21 @@ func runServer() {
 		}
 	}()
 	target, _ := url.Parse("http://tunnel")
-	serve(newProxy(target, roundTripper(func(request *http.Request) (*http.Response, error) {
+	through := roundTripper(func(request *http.Request) (*http.Response, error) {
 		lock.RLock()
 		client := current
 		lock.RUnlock()
+		if client == nil {
+			return nil, errors.New("no agent is connected")
+		}
 		return client.RoundTrip(request)
-	})))
+	})
+	serve(upgradesThrough(newProxy(target, through), through))
 }
 
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
-
-// originHandler answers /small (1 KiB), /big (random bytes; ?bytes=), /list (a gzipped list), /upload, and /watch, which sends an
-// event at once and then one every ?interval, or no more without.
-func originHandler() http.Handler {
-	small := bytes.Repeat([]byte("x"), 1024)
-	random := make([]byte, 1<<20)
-	rand.Read(random)
-	list := gzippedList()
-	mux := http.NewServeMux()
-	mux.HandleFunc("/small", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Length", "1024")
-		w.Write(small)
-	})
-	mux.HandleFunc("/big", func(w http.ResponseWriter, r *http.Request) {
-		var size int64 = 1 << 30
-		fmt.Sscan(r.URL.Query().Get("bytes"), &size)
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Content-Length", fmt.Sprint(size))
-		for size > 0 {
-			piece := random[:min(size, int64(len(random)))]
-			if _, err := w.Write(piece); err != nil {
-				return
-			}
-			size -= int64(len(piece))
-		}
-	})
-	mux.HandleFunc("/list", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Content-Encoding", "gzip")
-		w.Header().Set("Content-Length", fmt.Sprint(len(list)))
-		w.Write(list)
-	})
-	mux.HandleFunc("/upload", func(w http.ResponseWriter, r *http.Request) {
-		io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Length", "2")
-		w.Write([]byte("ok"))
-	})
-	mux.HandleFunc("/watch", watch)
-	return mux
-}
-
-var event = []byte("{\"type\":\"MODIFIED\",\"object\":{}}\n")
-
-func watch(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	flusher := w.(http.Flusher)
-	interval, err := time.ParseDuration(r.URL.Query().Get("interval"))
-	w.Write(event)
-	flusher.Flush()
-	if err != nil {
-		<-r.Context().Done()
-		return
-	}
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-r.Context().Done():
-			return
-		case <-ticker.C:
-			w.Write(event)
-			flusher.Flush()
-		}
-	}
-}
-
-// gzippedList is what a kube-apiserver answers for 5,000 pods, roughly.
-func gzippedList() []byte {
-	var text bytes.Buffer
-	text.WriteString("{\"kind\":\"PodList\",\"items\":[")
-	for i := range 5000 {
-		fmt.Fprintf(&text, "{\"metadata\":{\"name\":\"pod-%d\",\"namespace\":\"default\",\"uid\":\"%x\"},\"spec\":{\"containers\":[{\"name\":\"c\",\"image\":\"registry.example.com/app:%d\"}]},\"status\":{\"phase\":\"Running\",\"podIP\":\"10.0.%d.%d\"}},", i, i*7919, i%17, i/250, i%250)
-	}
-	text.WriteString("{}]}")
-	var packed bytes.Buffer
-	writer := gzip.NewWriter(&packed)
-	writer.Write(text.Bytes())
-	writer.Close()
-	return packed.Bytes()
-}
 
 func main() {
 	flag.Parse()
@@ -215,6 +133,10 @@ func main() {
 		runAgent()
 	case "origin":
 		serve(originHandler())
+	case "watches":
+		runWatches()
+	case "exec":
+		runExec()
 	default:
 		runServer()
 	}
