@@ -15,8 +15,8 @@ HTTP2 = "1 KiB, TLS front, HTTP/2, 8 connections of 8 streams"
 DOWNLOAD = "download of random bytes"
 UPLOAD = "upload of random bytes"
 BESIDE = "small requests beside two downloads"
-SILENT_2 = "10,000 open watches, silent, HTTP/2"
-SILENT_1 = "10,000 open watches, silent, HTTP/1.1 with TLS"
+SILENT_2 = scenarios.silent(10_000, "HTTP/2")
+SILENT_1 = scenarios.silent(10_000, "HTTP/1.1 with TLS")
 WITH_WATCHES, DOWNLOAD_WITH_WATCHES = scenarios.BESIDE_WATCHES
 BOTH_ENDS = "moorline, TLS at both ends"
 MB = 1.048576
@@ -106,15 +106,15 @@ AIMS = (
         Aim(
             f"beside 10,000 watches to without: {what}",
             row,
-            "moorline, beside watches",
+            f"{BOTH_ENDS}, beside watches",
             column,
             None,
             bound,
-            "moorline",
+            BOTH_ENDS,
             floor,
         )
         for what, row, column, bound, floor in (
-            ("CPU per request, 64 connections", WITH_WATCHES, "cpu", 1.2, False),
+            ("CPU per request, HTTP/2", WITH_WATCHES, "cpu", 1.2, False),
             ("p50", WITH_WATCHES, "p50_ms", 1.2, False),
             ("p99", WITH_WATCHES, "p99_ms", 1.2, False),
             ("download, MB/s", DOWNLOAD_WITH_WATCHES, "MBps", 0.83, True),

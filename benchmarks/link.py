@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import itertools
 import os
 import select
 import struct
@@ -30,6 +31,7 @@ QUEUE_BYTES = 125_000
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 _MTU = 1500
+_links = itertools.count(1)
 
 
 class Direction:
@@ -107,9 +109,10 @@ def unavailable() -> str:
 @contextlib.contextmanager
 def slow_link() -> Iterator[tuple[Place, Place]]:
     """Two places with the link between them, for the length of the block."""
-    names = [f"moorline-{end}-{os.getpid()}" for end in ("near", "far")]
-    places = [Place(name, f"10.111.0.{number}") for number, name in enumerate(names, 1)]
-    devices = [f"ml{os.getpid() % 100_000}{end}" for end in ("n", "f")]
+    number = f"{os.getpid()}-{next(_links)}"
+    names = [f"moorline-{end}-{number}" for end in ("near", "far")]
+    places = [Place(name, f"10.111.0.{last}") for last, name in enumerate(names, 1)]
+    devices = [f"ml{number}{end}" for end in ("n", "f")]
     with contextlib.ExitStack() as cleanup:
         for name in names:
             _ip("netns", "add", name)

@@ -14,7 +14,8 @@ from benchmarks.candidates import Candidate
 from benchmarks.stand import Place, Stand
 
 Numbers = dict[str, float]
-Front = Literal["HTTP/2", "HTTP/1.1 with TLS", "plain"]
+Front = Literal["HTTP/2", "HTTP/1.1 with TLS"]
+"""Of a listener with TLS: how its callers speak."""
 GIB = 1 << 30
 MIB = 1 << 20
 TIMES = ("rps", "p50_ms", "p99_ms")
@@ -74,7 +75,8 @@ def _quantiles(log: Path, count: int) -> Numbers:
 def download(candidate: Candidate, size: int) -> Numbers:
     """Of random bytes, by curl, which must get all of them."""
     said = "%{speed_download} %{size_download}"
-    output = _run(candidate, [*_curl(candidate), "-w", said, f"{candidate.plain}/big?bytes={size}"])
+    front = candidate.plain or candidate.tls
+    output = _run(candidate, [*_curl(candidate), "-w", said, f"{front}/big?bytes={size}"])
     speed, received = output.split()
     if int(received) != size:
         raise RuntimeError(f"{candidate.name}: {received} of {size} bytes have come")
@@ -97,7 +99,7 @@ def upload(stand: Stand, candidate: Candidate, size: int) -> Numbers:
 
 
 def _curl(candidate: Candidate, output: Path = Path("/dev/null")) -> list[str]:
-    command = ["curl", "-sSf", "-o", str(output)]
+    command = ["curl", "-sSfk", "-o", str(output)]
     for name, value in candidate.authorization().items():
         command += ["-H", f"{name}: {value}"]
     return command
@@ -132,29 +134,29 @@ class Watches:
     def __init__(self, candidate: Candidate, process: subprocess.Popen[str]) -> None:
         self._candidate, self._process = candidate, process
 
-    def end(self) -> Numbers:
-        """Close them; how many events have come since they were open, and how late. All must still have been open."""
-        self._process.terminate()
-        output, _ = self._process.communicate(timeout=30)
-        numbers: Numbers = json.loads(output.splitlines()[-1])
+    def so_far(self) -> Numbers:
+        """How many events have come since this was asked last, and how late. All watches must still be open."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        numbers: Numbers = json.loads(self._process.stdout.readline())
         if numbers["ended"]:
             raise RuntimeError(f"{self._candidate.name}: {numbers['ended']:g} of the watches have ended")
         return numbers
 
 
 @contextlib.contextmanager
-def watching(
-    stand: Stand, candidate: Candidate, count: int, *, front: Front = "HTTP/2", interval: str = ""
-) -> Iterator[Watches]:
-    """So many watches, all open when the block begins, with an event every interval or none after the first."""
-    base = candidate.plain if front == "plain" else candidate.tls
-    url = f"{base}/watch?watch=true" + (f"&interval={interval}" if interval else "")
+def watching(stand: Stand, candidate: Candidate, count: int, front: Front) -> Iterator[Watches]:
+    """So many watches, all open when the block begins, and silent until `tell` is called."""
     more = ["-h2"] if front == "HTTP/2" else []
+    url = f"{candidate.tls}/watch?watch=true"
     command = stand.command("watches", "-url", url, "-token", candidate.token, "-n", str(count), *more)
+    pipe = subprocess.PIPE
     log = stand.log_file("watches")
     with log.open("w") as errors:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=stand.folder, env=stand.environment()
+            command, stdin=pipe, stdout=pipe, stderr=errors, text=True, cwd=stand.folder, env=stand.environment()
         )
     try:
         assert process.stdout is not None
@@ -164,7 +166,12 @@ def watching(
         yield Watches(candidate, process)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
+
+
+def tell(origin: Candidate) -> None:
+    """From now on, every watch that is open sends an event a second."""
+    _run(origin, [*_curl(origin), f"{origin.plain}/tell"])
 
 
 def _run(candidate: Candidate, command: list[str]) -> str:

@@ -26,6 +26,7 @@ COLUMNS = {
     "cpu_server": "of it server",
     "cpu_agent": "of it agent",
     "cpu_per_second": "CPU s/s",
+    "events": "events",
     "late_p50_ms": "events late p50 ms",
     "late_p99_ms": "p99 ms late",
     "server_KiB": "server KiB each",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks import loads
 from benchmarks.candidates import Candidate
@@ -23,8 +24,8 @@ REFERENCES = {
     "moorline, TLS front": "reference",
     "moorline, TLS at both ends": "reference, TLS at both ends",
     "moorline, slow link": "reference, slow link",
-    "reference, beside watches": "reference",
-    "moorline, beside watches": "moorline",
+    "reference, TLS at both ends, beside watches": "reference, TLS at both ends",
+    "moorline, TLS at both ends, beside watches": "moorline, TLS at both ends",
 }
 """With which candidate each is compared."""
 
@@ -64,15 +65,20 @@ class Scenario:
 
 
 def each(
-    row: str, names: tuple[str, ...], one: Callable[[Round, Candidate], Numbers], *, rounds: int = 7, quick: int = 0
+    row: str,
+    names: tuple[str, ...],
+    one: Callable[[Round, Candidate], Numbers],
+    *,
+    quick: int = 0,
+    quick_names: tuple[str, ...] = (),
 ) -> Scenario:
-    """A row of which each candidate is measured by itself."""
+    """A row of which each candidate is measured by itself; in a quick run perhaps not all of them."""
 
     def measure(run: Round) -> Iterator[Measured]:
-        for candidate in run.in_turn(names):
+        for candidate in run.in_turn((quick_names or names) if run.quick else names):
             yield row, candidate.name, one(run, candidate)
 
-    return Scenario((row,), measure, names, rounds, quick)
+    return Scenario((row,), measure, names, quick_rounds=quick)
 
 
 def small(connections: int, count: int, *more: str) -> Callable[[Round, Candidate], Numbers]:
@@ -145,114 +151,133 @@ def resident(run: Round, candidate: Candidate) -> Numbers:
     return {"server_MiB": server / MIB, "agent_MiB": agent / MIB}
 
 
-def watches(row: str, count: int, front: Front, interval: str = "", *, rounds: int = 3) -> Scenario:
-    """Open watches on new processes: memory, CPU time, how late events come, the collector's longest pause."""
-    names = ("reference, TLS at both ends", "moorline, TLS at both ends")
+WATCHING = ("reference, TLS at both ends", "moorline, TLS at both ends")
+HELD_SECONDS = 4
+
+
+def silent(count: int, front: Front) -> str:
+    """The title of a row."""
+    return f"{count:,} open watches, silent, {front}"
+
+
+def eventful(count: int, front: Front) -> str:
+    """The title of a row."""
+    return f"{count:,} open watches, an event a second each, {front}"
+
+
+def watches(count: int, front: Front, *, beside: bool = False) -> Scenario:
+    """Open watches on new processes: memory, CPU time, the collector's pauses, and how late events come.
+
+    ``beside`` adds requests and a download: first beside the silent watches, and again when all are closed.
+    """
+    rows = (silent(count, front), *(BESIDE_WATCHES if beside else ()), eventful(count, front))
 
     def measure(run: Round) -> Iterator[Measured]:
-        for name in names if run.turn % 2 else reversed(names):
+        for name in WATCHING if run.turn % 2 else reversed(WATCHING):
             with run.stand.running([name]) as started:
-                yield row, name, _hold(run, started[name], count, front, interval)
+                candidate = started[name]
+                # What a process needs once, whatever comes, is not part of what a watch costs.
+                with loads.watching(run.stand, candidate, 50, front):
+                    before = candidate.resident_bytes()
+                with loads.watching(run.stand, candidate, count, front) as held:
+                    yield rows[0], name, _silent(candidate, count, before)
+                    if beside:
+                        yield from zip(
+                            BESIDE_WATCHES, [f"{name}, beside watches"] * 2, _other_work(run, candidate), strict=True
+                        )
+                    yield rows[-1], name, _eventful(started["direct"], candidate, held)
+                if beside:
+                    time.sleep(1)
+                    yield from zip(BESIDE_WATCHES, [name] * 2, _other_work(run, candidate), strict=True)
 
-    return Scenario((row,), measure, rounds=rounds)
+    return Scenario(rows, measure, rounds=3)
 
 
-def _hold(run: Round, candidate: Candidate, count: int, front: Front, interval: str) -> Numbers:
-    # What a process needs once, whatever comes, is not part of what a watch costs.
-    with loads.watching(run.stand, candidate, 50, front=front):
-        pass
-    before = candidate.resident_bytes()
-    with loads.watching(run.stand, candidate, count, front=front, interval=interval) as held:
-        time.sleep(1)
-        seconds = 4
-        start = candidate.cpu_seconds()
-        time.sleep(seconds)
-        used = sum(candidate.cpu_seconds()) - sum(start)
-        memory = [
-            (after - first) / count / 1024 for after, first in zip(candidate.resident_bytes(), before, strict=True)
-        ]
-        pauses = candidate.longest_pauses()
-        events = held.end()
-    numbers = {"cpu_per_second": used / seconds}
-    numbers["server_KiB"], numbers["agent_KiB"] = memory
-    if interval:
-        numbers |= {"late_p50_ms": events["p50_ms"], "late_p99_ms": events["p99_ms"]}
-    for name, pause in zip(("server_pause_ms", "agent_pause_ms"), pauses, strict=False):
+def _silent(candidate: Candidate, count: int, before: list[int]) -> Numbers:
+    time.sleep(1)
+    numbers = _load_of(candidate)
+    held = [(after - first) / count / 1024 for after, first in zip(candidate.resident_bytes(), before, strict=True)]
+    numbers["server_KiB"], numbers["agent_KiB"] = held
+    for name, pause in zip(("server_pause_ms", "agent_pause_ms"), candidate.longest_pauses(), strict=False):
         numbers[name] = pause * 1000
     return numbers
 
 
-BESIDE_WATCHES = ("1 KiB, 64 connections, beside 10,000 watches", "download, beside 10,000 watches")
+def _eventful(origin: Candidate, candidate: Candidate, held: loads.Watches) -> Numbers:
+    loads.tell(origin)
+    time.sleep(1.5)
+    held.so_far()
+    numbers = _load_of(candidate)
+    events = held.so_far()
+    return {**numbers, "events": events["count"], "late_p50_ms": events["p50_ms"], "late_p99_ms": events["p99_ms"]}
 
 
-def beside_watches(run: Round) -> Iterator[Measured]:
-    """Small requests and a download on new processes: first by themselves, then beside 10,000 open watches."""
-    rate, bulk = BESIDE_WATCHES
-    names = ("reference", "moorline")
-    for name in names if run.turn % 2 else reversed(names):
-        with run.stand.running([name]) as started:
-            candidate = started[name]
+def _load_of(candidate: Candidate) -> Numbers:
+    start = candidate.cpu_seconds()
+    time.sleep(HELD_SECONDS)
+    return {"cpu_per_second": (sum(candidate.cpu_seconds()) - sum(start)) / HELD_SECONDS}
 
-            def once(candidate: Candidate = candidate) -> tuple[Numbers, Numbers]:
-                requests = [small(64, 4_000)(run, candidate) for _ in range(3)]
-                best = min(requests, key=lambda numbers: numbers["cpu"])
-                work = lambda: loads.download(candidate, GIB // 2)  # noqa: E731
-                return best, loads.spent(candidate, work, 0.5)
 
-            once()
-            alone = once()
-            with loads.watching(run.stand, candidate, 10_000, front="plain") as held:
-                beside = once()
-                held.end()
-        for row, before, after in zip((rate, bulk), alone, beside, strict=True):
-            yield row, name, before
-            yield row, f"{name}, beside watches", after
+def _other_work(run: Round, candidate: Candidate) -> tuple[Numbers, Numbers]:
+    size = GIB // 2
+    rate = through_tls(5_000, "-c", "8", "-m", "8")
+    rate(run, candidate)  # to warm up
+    return rate(run, candidate), loads.spent(candidate, lambda: loads.download(candidate, size), size / GIB)
+
+
+BESIDE_WATCHES = ("1 KiB, HTTP/2, beside 10,000 silent watches", "download beside 10,000 silent watches")
 
 
 def slow(run: Round) -> Iterator[Measured]:
-    """Small requests of 4 callers beside one download, over a link of 10 Mbit/s and 50 ms between the two processes."""
-    names = ("reference, slow link", "moorline, slow link")
-    for name in names if run.turn % 2 else reversed(names):
+    """Small requests of 8 callers beside one download, over a slow link between server and agent.
+
+    Each candidate has a link of its own, and they are measured at the same time: the links are what is busy here.
+    """
+
+    def one(name: str) -> Numbers:
         with slow_link() as (near, far), run.stand.running([name], near=near, far=far) as started:
             candidate = started[name]
             with loads.downloading(candidate, 1):
                 time.sleep(2)
-                yield SLOW, name, loads.requests(run.stand, candidate, "/small", "-u", "-c", "4", "-d", "6")
+                return loads.requests(run.stand, candidate, "/small", "-u", "-c", "8", "-d", "12")
+
+    names = ("reference, slow link", "moorline, slow link")
+    with ThreadPoolExecutor(len(names)) as pool:
+        for name, numbers in zip(names, pool.map(one, names), strict=True):
+            yield SLOW, name, numbers
 
 
-SLOW = "10 Mbit/s, 50 ms: small requests of 4 callers beside a download"
+SLOW = "10 Mbit/s, 50 ms: small requests of 8 callers beside a download"
 IDLE = "memory before any load"
 
 _BOTH = ("reference", "moorline")
 _PLAIN = ("direct", *_BOTH, "moorline, WebSocket")
+_QUICK = ("direct", *_BOTH)
 _TUNNELS = (*_BOTH, "moorline, WebSocket")
 _TLS = ("reference", "moorline, TLS front")
 _ORIGIN_TLS = ("reference, origin with TLS", "moorline, origin with TLS")
 
 SCENARIOS = (
     each(IDLE, _TUNNELS, resident, quick=1),
-    each("1 KiB, 1 connection", _PLAIN, small(1, 2_000), quick=5),
-    each("1 KiB, 16 connections", _PLAIN, small(16, 5_000)),
-    each("1 KiB, 64 connections", _PLAIN, small(64, 6_000), quick=5),
-    each("1 KiB, 64 connections, origin with TLS", _ORIGIN_TLS, small(64, 6_000)),
-    each("1 KiB, 16 connections, a new one for each request", _PLAIN, small(16, 2_000, "-R")),
-    each("1 KiB, TLS front, HTTP/1.1, 64 connections", _TLS, through_tls(6_000, "--h1", "-c", "64")),
+    each("1 KiB, 1 connection", _PLAIN, small(1, 1_500), quick=5, quick_names=_QUICK),
+    each("1 KiB, 16 connections", _PLAIN, small(16, 4_000)),
+    each("1 KiB, 64 connections", _PLAIN, small(64, 5_000), quick=5, quick_names=_QUICK),
+    each("1 KiB, 64 connections, origin with TLS", _ORIGIN_TLS, small(64, 5_000)),
+    each("1 KiB, 16 connections, a new one for each request", _PLAIN, small(16, 1_500, "-R")),
+    each("1 KiB, TLS front, HTTP/1.1, 64 connections", _TLS, through_tls(5_000, "--h1", "-c", "64")),
     each(
-        "1 KiB, TLS front, HTTP/2, 8 connections of 8 streams", _TLS, through_tls(6_000, "-c", "8", "-m", "8"), quick=5
+        "1 KiB, TLS front, HTTP/2, 8 connections of 8 streams", _TLS, through_tls(5_000, "-c", "8", "-m", "8"), quick=5
     ),
     each("download of random bytes", _PLAIN, download, quick=5),
-    each("upload of random bytes", _PLAIN, upload, quick=5),
+    each("upload of random bytes", _PLAIN, upload, quick=5, quick_names=_QUICK),
     each("small requests beside two downloads", _BOTH, beside_downloads, quick=5),
     each("lists of 5,000 objects, gzip, 4 connections", _BOTH, lists),
     each("exec, output through an upgrade", _TUNNELS, exec_bytes("-receive")),
     each("exec, input through an upgrade", _TUNNELS, exec_bytes("-send")),
     each("exec, one keystroke after the other", _TUNNELS, keystrokes),
-    Scenario((SLOW,), slow),
-    watches("1,000 open watches, silent, HTTP/1.1 with TLS", 1_000, "HTTP/1.1 with TLS"),
-    watches("1,000 open watches, an event a second each, HTTP/2", 1_000, "HTTP/2", "1s"),
-    watches("10,000 open watches, silent, HTTP/2", 10_000, "HTTP/2"),
-    watches("10,000 open watches, silent, HTTP/1.1 with TLS", 10_000, "HTTP/1.1 with TLS"),
-    watches("10,000 open watches, an event a second each, HTTP/2", 10_000, "HTTP/2", "1s"),
-    Scenario(BESIDE_WATCHES, beside_watches, rounds=3),
+    Scenario((SLOW,), slow, rounds=6),
+    watches(1_000, "HTTP/1.1 with TLS"),
+    watches(10_000, "HTTP/2", beside=True),
+    watches(10_000, "HTTP/1.1 with TLS"),
     each("memory after all of it", _BOTH, resident),
 )

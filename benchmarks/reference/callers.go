@@ -11,12 +11,10 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -38,8 +36,8 @@ const (
 	openAtOnce  = 32
 )
 
-// runWatches opens -n watches, prints a line of JSON when each has had its first event, and another one when SIGTERM
-// comes: how many events there were since the line before, how late they were, and how many watches have ended.
+// runWatches opens -n watches, prints a line of JSON when each has had its first event, and then one for each line of
+// standard input: how many events there were since the line before, how late they were, and how many watches have ended.
 func runWatches() {
 	where, err := url.Parse(*target)
 	check(err)
@@ -66,14 +64,13 @@ func runWatches() {
 		}()
 	}
 	opened.Wait()
-	stop := make(chan os.Signal, 1)
-	signal.Notify(stop, syscall.SIGTERM)
 	late.take()
 	report(map[string]float64{"opened": float64(*count) - float64(ended.Load()), "seconds": time.Since(started).Seconds()})
-	<-stop
-	numbers := quantiles(late.take())
-	numbers["ended"] = float64(ended.Load())
-	report(numbers)
+	for asked := bufio.NewScanner(os.Stdin); asked.Scan(); {
+		numbers := quantiles(late.take())
+		numbers["ended"] = float64(ended.Load())
+		report(numbers)
+	}
 }
 
 // watchTransport is one connection with HTTP/2, or as many as there are requests with HTTP/1.1.

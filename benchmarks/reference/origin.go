@@ -6,12 +6,14 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 )
 
-// originHandler answers /small (1 KiB), /big (random bytes; ?bytes=), /list (a gzipped list), /upload, /watch and
-// /exec.
+// originHandler answers /small (1 KiB), /big (random bytes; ?bytes=), /list (a gzipped list), /upload,
+// /watch (and /tell) and /exec.
 func originHandler() http.Handler {
 	small := bytes.Repeat([]byte("x"), 1024)
 	random := make([]byte, 1<<20)
@@ -47,14 +49,46 @@ func originHandler() http.Handler {
 		fmt.Fprint(w, received)
 	})
 	mux.HandleFunc("/watch", watch)
+	mux.HandleFunc("/tell", tell)
 	mux.HandleFunc("/exec", execHandler(random))
 	return mux
 }
 
 const eventStart = "{\"type\":\"MODIFIED\",\"object\":{\"at\":"
 
-// watch sends an event at once, and then one every ?interval if there is one. An event says when it was sent.
+// bell rings once for everybody who waits for it.
+type bell struct {
+	lock sync.Mutex
+	ring chan struct{}
+}
+
+func (b *bell) waiting() chan struct{} {
+	b.lock.Lock()
+	defer b.lock.Unlock()
+	if b.ring == nil {
+		b.ring = make(chan struct{})
+	}
+	return b.ring
+}
+
+func (b *bell) strike() {
+	close(b.waiting())
+	b.lock.Lock()
+	defer b.lock.Unlock()
+	b.ring = nil
+}
+
+var events bell
+
+// tell makes all watches that are open now send their events.
+func tell(w http.ResponseWriter, r *http.Request) {
+	events.strike()
+}
+
+// watch sends an event at once, and from when it is told to one every ?interval. An event says when it was sent. They
+// begin at any time within the first interval, for watches have nothing to do with each other.
 func watch(w http.ResponseWriter, r *http.Request) {
+	told := events.waiting()
 	w.Header().Set("Content-Type", "application/json")
 	flusher := w.(http.Flusher)
 	send := func() {
@@ -62,18 +96,23 @@ func watch(w http.ResponseWriter, r *http.Request) {
 		flusher.Flush()
 	}
 	interval, err := time.ParseDuration(r.URL.Query().Get("interval"))
-	send()
 	if err != nil {
-		<-r.Context().Done()
-		return
+		interval = time.Second
 	}
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
+	send()
+	select {
+	case <-r.Context().Done():
+		return
+	case <-told:
+	}
+	timer := time.NewTimer(mathrand.N(interval))
+	defer timer.Stop()
 	for {
 		select {
 		case <-r.Context().Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
+			timer.Reset(interval)
 			send()
 		}
 	}
