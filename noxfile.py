@@ -165,7 +165,8 @@ def bench(session: nox.Session) -> None:
     `-- compare A.json B.json` says whether two runs agree, `-- micro` counts bytecodes and times single stages,
     `-- profile` shows where the time of a request goes.
     """
-    programs = shared(session, with_project=False)
+    # The programs that are measured ask for their version, which only an installed project has; they are the checkout's.
+    programs = shared(session, with_project=True)
     arguments = list(session.posargs)
     module = "benchmarks"
     if arguments and arguments[0] in BENCHMARK_COMMANDS:

@@ -170,7 +170,7 @@ class Stand:
 @dataclasses.dataclass
 class _Started:
     kind: Kind
-    server: int
+    server: subprocess.Popen[bytes]
     tunnel: str
     ports: dict[str, int]
     pids: tuple[int, ...] = ()
@@ -187,9 +187,9 @@ class _Pairs:
         plain, tls = free_port(), free_port()
         address = self._far.address
         where = ("-front", f"{address}:{plain}", "-front-tls", f"{address}:{tls}")
-        pid = self._spawn("origin", self._stand.command("origin", *where), self._far)
+        process = self._spawn("origin", self._stand.command("origin", *where), self._far)
         for port in (plain, tls):
-            self._await(pid, port)
+            self._await(process, port)
         self._origin, self._tls_origin = f"http://{address}:{plain}", f"https://{address}:{tls}"
         return Candidate("direct", self._origin, self._tls_origin, namespace=self._near.namespace)
 
@@ -217,7 +217,7 @@ class _Pairs:
                 *("--token-file", "agent.token", "--ca-file", "ca.crt", "--kubeconfig", str(kubeconfig)),
                 *("--health-address", f"127.0.0.1:{started.ports['health']}"),
             ]
-        started.pids = (started.server, self._spawn(f"{kind.name} agent", command, self._far))
+        started.pids = (started.server.pid, self._spawn(f"{kind.name} agent", command, self._far).pid)
 
     def candidate(self, started: _Started) -> Candidate:
         kind, ports = started.kind, started.ports
@@ -267,25 +267,25 @@ class _Pairs:
         path.write_text(yaml.safe_dump(kubeconfig))
         return path
 
-    def _spawn(self, name: str, command: list[str], place: Place) -> int:
+    def _spawn(self, name: str, command: list[str], place: Place) -> subprocess.Popen[bytes]:
         stand = self._stand
         with stand.log_file(name).open("wb") as log:
             process = subprocess.Popen(
                 place.inside(command), cwd=stand.folder, stdout=log, stderr=log, env=stand.environment()
             )
         self._processes.callback(_end, process)
-        return process.pid
+        return process
 
-    def _await(self, pid: int, port: int) -> None:
+    def _await(self, process: subprocess.Popen[bytes], port: int) -> None:
         """Until something listens on the port in the network namespace of the process."""
         deadline = time.monotonic() + START_SECONDS
         wanted = f":{port:04X}"
         while True:
             with contextlib.suppress(FileNotFoundError):
-                rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+                rows = [line.split() for line in Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]]
                 if any(row[1].endswith(wanted) and row[3] == "0A" for row in rows):
                     return
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or process.poll() is not None:
                 raise SystemExit(f"nothing listens on port {port}{self._stand.last_words()}")
             time.sleep(0.02)
 
