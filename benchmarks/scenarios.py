@@ -152,7 +152,7 @@ def resident(run: Round, candidate: Candidate) -> Numbers:
 
 
 WATCHING = ("reference, TLS at both ends", "moorline, TLS at both ends")
-HELD_SECONDS = 4
+HELD_SECONDS = 3
 
 
 def silent(count: int, front: Front) -> str:
@@ -168,12 +168,15 @@ def eventful(count: int, front: Front) -> str:
 def watches(count: int, front: Front, *, beside: bool = False) -> Scenario:
     """Open watches on new processes: memory, CPU time, the collector's pauses, and how late events come.
 
-    ``beside`` adds requests and a download: first beside the silent watches, and again when all are closed.
+    ``beside`` adds requests and a download: beside the silent watches, and on new processes without any.
     """
     rows = (silent(count, front), *(BESIDE_WATCHES if beside else ()), eventful(count, front))
 
     def measure(run: Round) -> Iterator[Measured]:
         for name in WATCHING if run.turn % 2 else reversed(WATCHING):
+            if beside:
+                with run.stand.running([name]) as started:
+                    yield from zip(BESIDE_WATCHES, [name] * 2, _other_work(run, started[name]), strict=True)
             with run.stand.running([name]) as started:
                 candidate = started[name]
                 # What a process needs once, whatever comes, is not part of what a watch costs.
@@ -182,20 +185,16 @@ def watches(count: int, front: Front, *, beside: bool = False) -> Scenario:
                 with loads.watching(run.stand, candidate, count, front) as held:
                     yield rows[0], name, _silent(candidate, count, before)
                     if beside:
-                        yield from zip(
-                            BESIDE_WATCHES, [f"{name}, beside watches"] * 2, _other_work(run, candidate), strict=True
-                        )
+                        with_watches = f"{name}, beside watches"
+                        yield from zip(BESIDE_WATCHES, [with_watches] * 2, _other_work(run, candidate), strict=True)
                     yield rows[-1], name, _eventful(started["direct"], candidate, held)
-                if beside:
-                    time.sleep(1)
-                    yield from zip(BESIDE_WATCHES, [name] * 2, _other_work(run, candidate), strict=True)
 
     return Scenario(rows, measure, rounds=3)
 
 
 def _silent(candidate: Candidate, count: int, before: list[int]) -> Numbers:
     time.sleep(1)
-    numbers = _load_of(candidate)
+    numbers = {"cpu_per_second": _cpu_while_held(candidate) / HELD_SECONDS}
     held = [(after - first) / count / 1024 for after, first in zip(candidate.resident_bytes(), before, strict=True)]
     numbers["server_KiB"], numbers["agent_KiB"] = held
     for name, pause in zip(("server_pause_ms", "agent_pause_ms"), candidate.longest_pauses(), strict=False):
@@ -205,21 +204,28 @@ def _silent(candidate: Candidate, count: int, before: list[int]) -> Numbers:
 
 def _eventful(origin: Candidate, candidate: Candidate, held: loads.Watches) -> Numbers:
     loads.tell(origin)
-    time.sleep(1.5)
+    time.sleep(2)
     held.so_far()
-    numbers = _load_of(candidate)
+    used = _cpu_while_held(candidate)
     events = held.so_far()
-    return {**numbers, "events": events["count"], "late_p50_ms": events["p50_ms"], "late_p99_ms": events["p99_ms"]}
+    if not events["count"]:
+        raise RuntimeError(f"{candidate.name}: no event has come in {HELD_SECONDS} s")
+    return {
+        "events_per_second": events["count"] / HELD_SECONDS,
+        "cpu_per_events": used / events["count"] * 10_000,
+        "late_p50_ms": events["p50_ms"],
+        "late_p99_ms": events["p99_ms"],
+    }
 
 
-def _load_of(candidate: Candidate) -> Numbers:
+def _cpu_while_held(candidate: Candidate) -> float:
     start = candidate.cpu_seconds()
     time.sleep(HELD_SECONDS)
-    return {"cpu_per_second": (sum(candidate.cpu_seconds()) - sum(start)) / HELD_SECONDS}
+    return sum(candidate.cpu_seconds()) - sum(start)
 
 
 def _other_work(run: Round, candidate: Candidate) -> tuple[Numbers, Numbers]:
-    size = GIB // 2
+    size = GIB // 4
     rate = through_tls(5_000, "-c", "8", "-m", "8")
     rate(run, candidate)  # to warm up
     return rate(run, candidate), loads.spent(candidate, lambda: loads.download(candidate, size), size / GIB)
@@ -239,7 +245,7 @@ def slow(run: Round) -> Iterator[Measured]:
             candidate = started[name]
             with loads.downloading(candidate, 1):
                 time.sleep(2)
-                return loads.requests(run.stand, candidate, "/small", "-u", "-c", "8", "-d", "12")
+                return loads.requests(run.stand, candidate, "/small", "-u", "-c", "8", "-d", "10")
 
     names = ("reference, slow link", "moorline, slow link")
     with ThreadPoolExecutor(len(names)) as pool:
@@ -252,24 +258,24 @@ IDLE = "memory before any load"
 
 _BOTH = ("reference", "moorline")
 _PLAIN = ("direct", *_BOTH, "moorline, WebSocket")
-_QUICK = ("direct", *_BOTH)
+_WITHOUT_WEBSOCKET = ("direct", *_BOTH)
 _TUNNELS = (*_BOTH, "moorline, WebSocket")
 _TLS = ("reference", "moorline, TLS front")
 _ORIGIN_TLS = ("reference, origin with TLS", "moorline, origin with TLS")
 
 SCENARIOS = (
     each(IDLE, _TUNNELS, resident, quick=1),
-    each("1 KiB, 1 connection", _PLAIN, small(1, 1_500), quick=5, quick_names=_QUICK),
-    each("1 KiB, 16 connections", _PLAIN, small(16, 4_000)),
-    each("1 KiB, 64 connections", _PLAIN, small(64, 5_000), quick=5, quick_names=_QUICK),
+    each("1 KiB, 1 connection", _PLAIN, small(1, 1_500), quick=5, quick_names=_WITHOUT_WEBSOCKET),
+    each("1 KiB, 16 connections", _WITHOUT_WEBSOCKET, small(16, 3_000)),
+    each("1 KiB, 64 connections", _PLAIN, small(64, 5_000), quick=5, quick_names=_WITHOUT_WEBSOCKET),
     each("1 KiB, 64 connections, origin with TLS", _ORIGIN_TLS, small(64, 5_000)),
-    each("1 KiB, 16 connections, a new one for each request", _PLAIN, small(16, 1_500, "-R")),
+    each("1 KiB, 16 connections, a new one for each request", _WITHOUT_WEBSOCKET, small(16, 1_500, "-R")),
     each("1 KiB, TLS front, HTTP/1.1, 64 connections", _TLS, through_tls(5_000, "--h1", "-c", "64")),
     each(
         "1 KiB, TLS front, HTTP/2, 8 connections of 8 streams", _TLS, through_tls(5_000, "-c", "8", "-m", "8"), quick=5
     ),
     each("download of random bytes", _PLAIN, download, quick=5),
-    each("upload of random bytes", _PLAIN, upload, quick=5, quick_names=_QUICK),
+    each("upload of random bytes", _PLAIN, upload, quick=5, quick_names=_WITHOUT_WEBSOCKET),
     each("small requests beside two downloads", _BOTH, beside_downloads, quick=5),
     each("lists of 5,000 objects, gzip, 4 connections", _BOTH, lists),
     each("exec, output through an upgrade", _TUNNELS, exec_bytes("-receive")),

@@ -281,7 +281,7 @@ class _Pairs:
         deadline = time.monotonic() + START_SECONDS
         wanted = f":{port:04X}"
         while True:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 rows = [line.split() for line in Path(f"/proc/{process.pid}/net/tcp").read_text().splitlines()[1:]]
                 if any(row[1].endswith(wanted) and row[3] == "0A" for row in rows):
                     return
