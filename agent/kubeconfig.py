@@ -168,6 +168,16 @@ def load_kubeconfig(paths: Sequence[Path], *, context: str = "") -> KubeContext:
     return found
 
 
+def names_context(paths: Sequence[Path]) -> bool:
+    """Whether one of these files has a ``current-context``. Raises `KubeconfigError` as `load_kubeconfig` does."""
+    problems: list[str] = []
+    files = [section for path in paths if (section := _read(path, problems, optional=len(paths) > 1)) is not None]
+    found = any(file.text("current-context") for file in files)
+    if problems:
+        raise KubeconfigError(problems)
+    return found
+
+
 def _read(path: Path, problems: list[str], *, optional: bool) -> _Section | None:
     try:
         text = path.read_bytes()

@@ -21,15 +21,32 @@ def parser() -> CommandParser:
     root = CommandParser(
         prog="moorline",
         description="Kubernetes clusters through the connection that their agent opened.",
-        example="moorline up",
+        example="moorline quickstart",
     )
     root.add_argument("--version", action=VersionAction)
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_quickstart(commands)
     _add_up(commands)
     _add_kubeconfig(commands)
     _add_doctor(commands)
     _add_completion(commands)
     return root
+
+
+def _add_quickstart(commands: argparse._SubParsersAction[CommandParser]) -> None:
+    command = commands.add_parser(
+        "quickstart",
+        help="try it: the same as 'up', with a sandbox for those who have no cluster",
+        description="Run kas and agentk in one process, on the cluster of this machine's kubeconfig ($KUBECONFIG, else "
+        "~/.kube/config, where it chooses a context), or else on a sandbox, a make-believe cluster. Prints a line that "
+        "begins with 'ready' once kubectl works through the tunnel, and five things to try. Ctrl-C ends it.",
+        example="moorline quickstart --sandbox",
+    )
+    command.add_argument("--sandbox", action="store_true", help="use the sandbox, whatever the machine has")
+    command.add_argument("--kubeconfig", metavar="FILE", type=Path, help="the cluster, and as whom to use it")
+    command.add_argument("--context", metavar="NAME", default="", help="its context (default: the current one)")
+    _add_listening(command, Path("moorline-quickstart"))
+    command.set_defaults(run=_run_quickstart)
 
 
 def _add_up(commands: argparse._SubParsersAction[CommandParser]) -> None:
@@ -47,11 +64,16 @@ def _add_up(commands: argparse._SubParsersAction[CommandParser]) -> None:
         help="the cluster, and as whom to use it (default: $KUBECONFIG, else ~/.kube/config)",
     )
     command.add_argument("--context", metavar="NAME", default="", help="its context (default: the current one)")
+    _add_listening(command, Path("moorline-up"))
+    command.set_defaults(run=_run_up)
+
+
+def _add_listening(command: argparse.ArgumentParser, directory: Path) -> None:
     command.add_argument(
         "--dir",
         metavar="DIR",
         type=Path,
-        default=Path("moorline-up"),
+        default=directory,
         help="for certificates, tokens and the resulting DIR/kubeconfig (default: %(default)s)",
     )
     command.add_argument(
@@ -66,7 +88,6 @@ def _add_up(commands: argparse._SubParsersAction[CommandParser]) -> None:
         default="warning",
         help="what is logged, to stderr (default: %(default)s)",
     )
-    command.set_defaults(run=_run_up)
 
 
 def _add_kubeconfig(commands: argparse._SubParsersAction[CommandParser]) -> None:
@@ -142,6 +163,12 @@ def _add_completion(commands: argparse._SubParsersAction[CommandParser]) -> None
     )
     command.add_argument("shell", choices=["bash", "zsh", "fish"], help="the shell")
     command.set_defaults(run=_run_completion)
+
+
+def _run_quickstart(options: argparse.Namespace) -> int:
+    from moorline.quickstart import run_quickstart
+
+    return run_quickstart(options)
 
 
 def _run_up(options: argparse.Namespace) -> int:

@@ -159,12 +159,14 @@ def make_kas(folder: Folder, listen: Address) -> Kas:
 
 
 def run_together(program: str, together: Together, options: argparse.Namespace) -> int:
-    """Run until a signal ends it; the exit status."""
+    """Run until a signal ends it; the exit status. Raises `BrokenPipeError`, in a group, where stdout has no reader."""
     configure_logging(LogConfig(level=options.log_level, format="console"))
     together.open_files = raise_open_file_limit()
     status = OK
     try:
         trio.run(together.run)
+    except* BrokenPipeError:
+        raise  # whoever read what is printed has gone, which is no fault of an address
     except* OSError as group:
         for error in _leaves(group):
             print(f"{program}: {error}", file=sys.stderr)

@@ -3,105 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
-import ssl
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import pytest
-from support.fake_cluster import fake_cluster, read_kubeconfig, write_kubeconfig
-
-READY_SECONDS = 20.0
-END_SECONDS = 2.0
-
-
-class Up:
-    """A running `moorline up`."""
-
-    def __init__(self, kubeconfig: Path, directory: Path, *arguments: str) -> None:
-        command: list[str | Path] = [
-            sys.executable,
-            "-P",
-            "-m",
-            "moorline",
-            "up",
-            "--kubeconfig",
-            kubeconfig,
-            "--dir",
-            directory,
-            *arguments,
-        ]
-        self.directory = directory
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        self.stdout: list[str] = []
-        self.stderr: list[str] = []
-        self._changed = threading.Condition()
-        self._readers = [
-            threading.Thread(target=self._read, args=pair)
-            for pair in ((self.process.stdout, self.stdout), (self.process.stderr, self.stderr))
-        ]
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, stream: Iterator[str], lines: list[str]) -> None:
-        for line in stream:
-            with self._changed:
-                lines.append(line)
-                self._changed.notify_all()
-        with self._changed:
-            self._changed.notify_all()
-
-    def wait_for(self, lines: list[str], beginning: str) -> str:
-        """The first line that begins so."""
-
-        def found() -> str | None:
-            return next((line for line in lines if line.startswith(beginning)), None)
-
-        with self._changed:
-            assert self._changed.wait_for(found, timeout=READY_SECONDS), (self.stdout, self.stderr)
-        line = found()
-        assert line is not None
-        return line
-
-    def client(self) -> httpx.Client:
-        """An ordinary client of the kubeconfig that was written."""
-        server, token, authority = read_kubeconfig(self.directory / "kubeconfig")
-        context = ssl.create_default_context(cadata=authority)
-        return httpx.Client(
-            base_url=server, headers={"Authorization": f"Bearer {token}"}, verify=context, trust_env=False
-        )
-
-    def interrupt(self) -> tuple[int, float]:
-        """Ctrl-C; the exit status, and how long it took."""
-        began = time.monotonic()
-        self.process.send_signal(signal.SIGINT)
-        status = self.process.wait(timeout=READY_SECONDS)
-        return status, time.monotonic() - began
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        for reader in self._readers:
-            reader.join()
-        for stream in (self.process.stdout, self.process.stderr):
-            assert stream is not None
-            stream.close()
+from support.fake_cluster import fake_cluster, write_kubeconfig
+from support.moorline_process import END_SECONDS, READY_SECONDS, MoorlineProcess, moorline
+from support.moorline_process import running as run
 
 
-@contextlib.contextmanager
-def running(kubeconfig: Path, directory: Path, *arguments: str) -> Iterator[Up]:
-    up = Up(kubeconfig, directory, *arguments)
-    try:
-        yield up
-    finally:
-        up.close()
+def running(kubeconfig: Path, directory: Path, *arguments: str) -> AbstractContextManager[MoorlineProcess]:
+    return run(moorline("up", "--kubeconfig", kubeconfig, "--dir", directory, *arguments), directory)
 
 
 def free_port() -> int:
@@ -196,22 +112,22 @@ def test_no_secret_is_in_what_it_says(tmp_path: Path) -> None:
 
 def test_all_problems_are_told_at_once_with_status_2(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    command: list[str | Path] = [
-        "moorline",
-        "up",
-        "--kubeconfig",
-        tmp_path / "none",
-        "--dir",
-        tmp_path / "file",
-        "--listen",
-        "here",
-    ]
-    run = subprocess.run([sys.executable, "-P", "-m", *command], capture_output=True, text=True, timeout=30)
+    command = moorline("up", "--kubeconfig", tmp_path / "none", "--dir", tmp_path / "file", "--listen", "here")
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
 
-    assert run.returncode == 2
-    assert run.stdout == ""
-    told = [line.partition("configuration: ")[2].partition(":")[0] for line in run.stderr.splitlines()]
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    told = [line.partition("configuration: ")[2].partition(":")[0] for line in ended.stderr.splitlines()]
     assert sorted(told) == ["--dir", "--kubeconfig", "--listen"]
+
+
+def test_a_kubeconfig_that_leads_into_its_own_tunnel_is_refused(tmp_path: Path) -> None:
+    own = write_kubeconfig(tmp_path / "kubeconfig", free_port())
+    command = moorline("up", "--kubeconfig", own, "--dir", tmp_path)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+    assert ended.returncode == 2
+    assert f"{own} is what this command writes" in ended.stderr
 
 
 def test_an_address_that_is_taken_is_told_with_status_1(tmp_path: Path) -> None:
@@ -226,15 +142,15 @@ def test_an_address_that_is_taken_is_told_with_status_1(tmp_path: Path) -> None:
     assert any("ddress already in use" in line for line in up.stderr), up.stderr
 
 
-@pytest.mark.parametrize("command", [["--help"], ["up", "--help"], ["kubeconfig", "--help"]])
+@pytest.mark.parametrize("command", [["--help"], ["quickstart", "--help"], ["up", "--help"], ["kubeconfig", "--help"]])
 def test_help_fits_a_screen(command: list[str]) -> None:
-    run = subprocess.run(
-        [sys.executable, "-P", "-m", "moorline", *command],
+    shown = subprocess.run(
+        moorline(*command),
         capture_output=True,
         text=True,
         timeout=30,
         env={"COLUMNS": "100", "PATH": ""},
     )
 
-    assert run.returncode == 0
-    assert len(run.stdout.splitlines()) <= 40
+    assert shown.returncode == 0
+    assert len(shown.stdout.splitlines()) <= 40
