@@ -144,7 +144,7 @@ def e2e(session: nox.Session) -> None:
     """kubectl and other clients against a real kube-apiserver, through kas and agentk."""
     programs = shared(session, with_project=True)
     if not session.posargs:
-        # The README's command for machines without a cluster.
+        # What `./try --real` runs.
         tool(session, programs, "python", "tests/try_it.py", "--once")
     arguments = session.posargs or ["tests/e2e"]
     tool(session, programs, "pytest", "--durations=20", *arguments, PYTHONSAFEPATH="1")

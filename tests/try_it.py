@@ -1,4 +1,4 @@
-"""A control plane of this machine's own, `moorline up` on it, and kubectl through the tunnel: what `./try` runs.
+"""A control plane of this machine's own, `moorline up` on it, and kubectl through the tunnel: what `./try --real` runs.
 
 The programs are those of the end-to-end tests, built once into a cache outside the checkout. Everything else lives in a
 temporary folder and is gone at the end.
@@ -34,7 +34,7 @@ SHOWN = [
 
 def main() -> int:
     """Bring everything up, show kubectl, and wait for Ctrl-C (not with ``--once``)."""
-    parser = argparse.ArgumentParser(prog="./try", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="./try --real", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--once", action="store_true", help="end after the commands that are shown")
     options = parser.parse_args()
     try:
