@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 import subprocess
@@ -9,8 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme
 import yaml
+from support.pages import Block, Machine, blocks_of
 
+from agent.config import AgentConfig
 from operations.configuration import structure
 from server.access_file import AccessFile
 from server.config import KasConfig
@@ -133,8 +137,94 @@ def test_the_dumps_are_what_both_ends_send() -> None:
 
 
 def test_the_examples_of_configuration_files_are_sound() -> None:
-    kas = yaml.safe_load(next(block for block in blocks(page("install.md"), "yaml") if "kas.yaml" in block))
+    shown = {block.title: yaml.safe_load(block.text) for block in blocks_of(DOCS / "install.md") if block.title}
     access = yaml.safe_load(blocks(page("access.md"), "yaml")[0])
 
-    assert structure(KasConfig, kas).proxy.address.port == 8154
+    assert structure(KasConfig, shown["/etc/moorline/kas.yaml"]).proxy.address.port == 8154
+    assert structure(AgentConfig, shown["/etc/moorline/agentk.yaml"]).kas.address == "wss://kas.example.com"
     assert [user.name for user in structure(AccessFile, access).users] == ["alice", "dashboard"]
+
+
+# -- commands
+
+
+COMMAND_PAGES = ["install.md", "access.md", "operations.md", "troubleshooting.md"]
+"""The pages whose commands run here, and with a cluster in `e2e/test_manifests.py`."""
+
+ELSEWHERE = {"On one machine"}
+"""Sections whose commands have a test of their own."""
+
+
+def commands(name: str) -> list[Block]:
+    return [block for block in blocks_of(DOCS / name) if block.language == "sh" and block.heading not in ELSEWHERE]
+
+
+@pytest.mark.parametrize("name", COMMAND_PAGES)
+def test_a_block_of_commands_that_does_not_run_says_why(name: str) -> None:
+    for block in commands(name):
+        assert block.mark != "not run" or len(block.mark_text) > 20, block
+        assert block.mark != "background" or block.mark_text, block
+        assert ("kubectl" in block.text) <= (block.mark in {"with a cluster", "not run"}), block
+
+
+def machine(folder: Path) -> Machine:
+    """A machine with the programs, and certificates where the pages have them."""
+    made = Machine(
+        folder,
+        {
+            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            # The addresses of the pages belong to the machine that this runs on.
+            **{f"KAS__{name}__ADDRESS": "127.0.0.1:0" for name in ("AGENTS", "PROXY", "OPERATIONS")},
+            "KAS__ACCESS__FILE": str(made_access_file(folder)),
+        },
+    )
+    authority = trustme.CA()
+    leaf = authority.issue_cert("kas.example.com")
+    made.place("/etc/moorline").mkdir(parents=True, exist_ok=True)
+    leaf.cert_chain_pems[0].write_to_path(str(made.place("/etc/moorline/kas.pem")))
+    leaf.private_key_pem.write_to_path(str(made.place("/etc/moorline/kas-key.pem")))
+    return made
+
+
+def made_access_file(folder: Path) -> Path:
+    return folder / "etc" / "moorline" / "access.yaml"
+
+
+def test_the_commands_of_the_installation_page_run_as_written(tmp_path: Path) -> None:
+    here = machine(tmp_path)
+    said: dict[str, str] = {}
+    with contextlib.ExitStack() as background:
+        for block in blocks_of(DOCS / "install.md"):
+            if block.title:
+                here.write(block)
+        for block in commands("install.md"):
+            if block.mark == "background":
+                said[block.heading] = background.enter_context(here.running(block))
+            elif not block.mark:
+                here.run(block)
+            if "moorline kubeconfig" in block.text:
+                access = yaml.safe_load(made_access_file(tmp_path).read_text())
+                assert [user["name"] for user in access["users"]] == ["alice"]
+                assert [token["name"] for user in access["users"] for token in user["tokens"]] == ["laptop"]
+
+    kubeconfig = yaml.safe_load((tmp_path / "alice.kubeconfig").read_text())
+    access = yaml.safe_load(made_access_file(tmp_path).read_text())
+    assert (tmp_path / "agent-token").read_text().startswith("mla_")
+    assert kubeconfig["clusters"][0]["cluster"]["server"].startswith("https://kas.example.com")
+    assert list(said) == ["kas"]
+    assert [token for user in access["users"] for token in user["tokens"]] == []
+
+
+@pytest.mark.parametrize("name", [name for name in COMMAND_PAGES if name != "install.md"])
+def test_the_commands_of_a_page_run_as_written(name: str, tmp_path: Path) -> None:
+    here = machine(tmp_path)
+    for block in commands(name):
+        if not block.mark:
+            here.run(block)
+
+
+def test_nothing_runs_where_a_command_of_a_page_fails(tmp_path: Path) -> None:
+    broken = Block(heading="", language="sh", title="", mark="", mark_text="", text="kas token no-such-action\ntrue\n")
+
+    with pytest.raises(AssertionError, match="no-such-action"):
+        machine(tmp_path).run(broken)

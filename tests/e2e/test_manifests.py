@@ -1,0 +1,375 @@
+"""The manifests in `deploy/`, applied as they are: what agentk's service account may do, and must not be able to.
+
+The images of the Deployment exist nowhere here, so its Pods are created by a dry run only (a quota keeps the
+Deployment from making them), and agentk runs as a process with a token of that service account.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from e2e.testbed.bed import Bed
+from e2e.testbed.cluster import kubeconfig
+from e2e.testbed.kubectl import Kubectl, Result, assert_same
+from e2e.testbed.processes import until
+from e2e.testbed.tunnel import Tunnel
+
+pytestmark = [pytest.mark.own_cluster]
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+NAMESPACE = "moorline"
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:agentk"
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    """The objects of a file in `deploy/`."""
+    return [document for document in yaml.safe_load_all((DEPLOY / name).read_text()) if document]
+
+
+def shipped_configuration(name: str) -> dict[str, Any]:
+    """agentk's configuration in the ConfigMap of a file."""
+    (config_map,) = (document for document in documents(name) if document["kind"] == "ConfigMap")
+    configuration: dict[str, Any] = yaml.safe_load(config_map["data"]["agentk.yaml"])
+    return configuration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What was applied, and kubectl with a token of the service account."""
+
+    applied: Result
+    pod: Result
+    lax_pod: Result
+    token: str
+    account: Kubectl
+
+    def may(self, *question: str) -> bool:
+        """What ``kubectl auth can-i`` says to the service account itself."""
+        answer = self.account.attempt("auth", "can-i", *question)
+        assert answer.text in {"yes\n", "no\n"}, str(answer)
+        return answer.text == "yes\n"
+
+
+@pytest.fixture(scope="module")
+def installed(bed: Bed) -> Iterator[Installed]:
+    """The files of `deploy/agentk/`, applied as the installation page says."""
+    direct = bed.direct
+    try:
+        first = direct("apply", "-f", str(DEPLOY / "agentk" / "1-namespace.yaml"))
+        (deployment,) = (d for d in documents("agentk/4-deployment.yaml") if d["kind"] == "Deployment")
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agentk", "namespace": NAMESPACE}}
+        spec = deployment["spec"]["template"]["spec"]
+        lax = {**spec, "securityContext": {}}
+        dry_run = ("create", "--dry-run=server", "-f", "-")
+        strict_pod = direct.attempt(*dry_run, stdin=json.dumps({**pod, "spec": spec}).encode())
+        lax_pod = direct.attempt(*dry_run, stdin=json.dumps({**pod, "spec": lax}).encode())
+        direct("create", "quota", "no-pods", "--hard=pods=0", "-n", NAMESPACE)
+        direct("create", "secret", "generic", "agentk-token", "-n", NAMESPACE, "--from-literal=token=mla_none")
+        rest = direct("apply", "-f", str(DEPLOY / "agentk"))
+        token = direct("create", "token", "agentk", "-n", NAMESPACE, "--duration=1h").text.strip()
+        path = bed.directory / "service-account.kubeconfig"
+        kubeconfig(path, server=bed.cluster.server, ca_pem=bed.cluster.ca_pem, token=token)
+        yield Installed(
+            applied=Result(
+                command=rest.command,
+                returncode=rest.returncode,
+                stdout=first.stdout + rest.stdout,
+                stderr=first.stderr + rest.stderr,
+            ),
+            pod=strict_pod,
+            lax_pod=lax_pod,
+            token=token,
+            account=direct.with_kubeconfig(path),
+        )
+    finally:
+        direct.attempt("delete", "-f", str(DEPLOY / "agentk"), "--ignore-not-found", "--wait=false")
+
+
+def test_the_cluster_takes_every_object_and_warns_of_none(installed: Installed) -> None:
+    files = sorted((DEPLOY / "agentk").glob("*.yaml"))
+    objects = [document for path in files for document in documents(f"agentk/{path.name}")]
+
+    assert installed.applied.errors == ""
+    for document in objects:
+        kind, name = document["kind"].lower(), document["metadata"]["name"]
+        assert any(
+            line.startswith(kind) and f"/{name} " in line and line.endswith("created")
+            for line in installed.applied.text.splitlines()
+        ), f"{kind} {name}\n{installed.applied}"
+
+
+def test_applying_again_changes_nothing(installed: Installed, bed: Bed) -> None:
+    again = bed.direct("apply", "-f", str(DEPLOY / "agentk"))
+
+    assert again.errors == ""
+    assert {line.rpartition(" ")[2] for line in again.text.splitlines()} == {"unchanged"}, str(again)
+
+
+def test_a_pod_of_the_deployment_keeps_the_restricted_standard_which_the_namespace_enforces(
+    installed: Installed,
+) -> None:
+    assert (installed.pod.returncode, installed.pod.errors) == (0, ""), str(installed.pod)
+    assert installed.lax_pod.returncode == 1
+    assert 'violates PodSecurity "restricted' in installed.lax_pod.errors
+
+
+def test_the_example_of_a_secret_is_one(installed: Installed, bed: Bed) -> None:
+    result = bed.direct("apply", "--dry-run=server", "-f", str(DEPLOY / "variants" / "token-secret.yaml"))
+
+    assert "secret/agentk-token" in result.text
+    (volume,) = (
+        volume
+        for document in documents("agentk/4-deployment.yaml")
+        if document["kind"] == "Deployment"
+        for volume in document["spec"]["template"]["spec"]["volumes"]
+        if "secret" in volume
+    )
+    assert volume["secret"]["secretName"] == "agentk-token"
+
+
+# -- rights
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "impersonate users/alice",
+        "impersonate groups/developers",
+        "get namespaces/kube-system",
+        "get /version",
+        "create selfsubjectaccessreviews.authorization.k8s.io",
+    ],
+)
+def test_the_service_account_may(installed: Installed, question: str) -> None:
+    assert installed.may(*question.split())
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "impersonate users/bob",
+        "impersonate users/system:admin",
+        "impersonate groups/system:masters",
+        "impersonate groups/system:authenticated",
+        "impersonate serviceaccounts/default -n kube-system",
+        "impersonate uids.authentication.k8s.io/1001",
+        "impersonate userextras.authentication.k8s.io/scopes",
+        "get secrets -A",
+        "get secrets/agentk-token -n moorline",
+        "list pods -A",
+        "create pods -n moorline",
+        "create pods/exec -n moorline",
+        "get configmaps -n moorline",
+        "list namespaces",
+        "get namespaces/default",
+        "get nodes",
+        "get nodes/proxy",
+        "create serviceaccounts/token -n moorline",
+        "create tokenreviews.authentication.k8s.io",
+        "create subjectaccessreviews.authorization.k8s.io",
+        "bind clusterroles.rbac.authorization.k8s.io",
+        "escalate clusterroles.rbac.authorization.k8s.io",
+        "create clusterrolebindings.rbac.authorization.k8s.io",
+        "* *",
+    ],
+)
+def test_the_service_account_must_not_be_able_to(installed: Installed, question: str) -> None:
+    assert not installed.may(*question.split())
+
+
+@pytest.fixture
+def variant(installed: Installed, bed: Bed) -> Iterator[Callable[[str], None]]:
+    """Applies a file of `deploy/variants/`; afterwards everything is as it was."""
+    applied = []
+
+    def apply(name: str) -> None:
+        applied.append(name)
+        result = bed.direct("apply", "-f", str(DEPLOY / "variants" / name))
+        assert result.errors == "", str(result)
+
+    yield apply
+    kept = {(document["kind"], document["metadata"]["name"]) for document in documents("agentk/2-rights.yaml")}
+    for name in applied:
+        for document in documents(f"variants/{name}"):
+            kind, object_name = document["kind"], document["metadata"]["name"]
+            if kind.startswith("Cluster") and (kind, object_name) not in kept:
+                bed.direct("delete", kind.lower(), object_name)
+    bed.direct("apply", "-f", str(DEPLOY / "agentk"))
+    _until_it_may(installed, "impersonate", "users/alice")
+    until(lambda: not installed.may("impersonate", "users/bob"), seconds=10, what="the rights are as they were")
+
+
+def _until_it_may(installed: Installed, *question: str) -> None:
+    """RBAC reaches the kube-apiserver's authorizer through a watch, a moment after it is stored."""
+    until(lambda: installed.may(*question), seconds=10, what=f"the service account may {' '.join(question)}")
+
+
+def test_any_user_with_named_groups_leaves_out_the_masters(
+    installed: Installed, variant: Callable[[str], None]
+) -> None:
+    variant("any-user-named-groups.yaml")
+
+    _until_it_may(installed, "impersonate", "users/bob")
+    assert installed.may("impersonate", "groups/developers")
+    assert not installed.may("impersonate", "groups/system:masters")
+    assert not installed.may("get", "secrets", "-A")
+
+
+def test_impersonating_anybody_is_the_whole_cluster_as_its_file_says(
+    installed: Installed, variant: Callable[[str], None], bed: Bed
+) -> None:
+    variant("impersonate-anybody.yaml")
+
+    _until_it_may(installed, "impersonate", "groups/system:masters")
+    assert installed.may("impersonate", "uids.authentication.k8s.io/1001")
+    assert not installed.may("get", "secrets", "-A")
+    as_master = ("--as=anybody", "--as-group=system:masters")
+    assert installed.account("auth", "can-i", "*", "*", *as_master).text == "yes\n"
+
+
+# -- agentk with that service account
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """An agent that runs with the service account, and how to use it as somebody."""
+
+    agent: str
+    bed: Bed
+    tunnel: Tunnel
+
+    def kubectl(self, user: str, **grant: Any) -> Kubectl:
+        """kubectl as a user of kas with one grant on this agent."""
+        name = f"{user}-{secrets.token_hex(3)}"
+        token = self.tunnel.add_user(name, {"agent": self.agent, **grant})
+        return self.bed.direct.with_kubeconfig(self.tunnel.kubeconfig_for(self.agent, token=token, name=name))
+
+
+@pytest.fixture
+def serve(installed: Installed, bed: Bed, tunnel: Tunnel) -> Iterator[Callable[[str], Served]]:
+    """Starts agentk with the configuration of a file, but for addresses and the paths inside of a Pod."""
+    tunnel.tokens.append(installed.token)
+    contexts = []
+
+    def start(name: str) -> Served:
+        shipped = shipped_configuration(name)
+        for section in ("kas", "health", "log"):
+            del shipped[section]
+        context = tunnel.extra_agent("pod", kubernetes={"kubeconfig": str(installed.account.kubeconfig)}, **shipped)
+        contexts.append(context)
+        return Served(agent=context.__enter__(), bed=bed, tunnel=tunnel)
+
+    yield start
+    for context in contexts:
+        context.__exit__(None, None, None)
+
+
+@pytest.fixture
+def reader(bed: Bed, namespace: str) -> str:
+    """A namespace in which alice may read pods, and nothing else anywhere."""
+    api = "rbac.authorization.k8s.io"
+    bed.apply(
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "Role",
+            "metadata": {"name": "pod-reader"},
+            "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]}],
+        },
+        {
+            "apiVersion": f"{api}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "alice-reads-pods"},
+            "roleRef": {"apiGroup": api, "kind": "Role", "name": "pod-reader"},
+            "subjects": [{"apiGroup": api, "kind": "User", "name": "alice"}],
+        },
+        namespace=namespace,
+    )
+    bed.run_pod(namespace, "shell", ["sleep", "infinity"])
+    return namespace
+
+
+@pytest.mark.tunnel
+def test_a_user_gets_what_her_role_gives_her_and_the_clusters_own_refusal_for_the_rest(
+    serve: Callable[[str], Served], reader: str, direct: Kubectl
+) -> None:
+    alice = serve("agentk/3-configuration.yaml").kubectl("alice", **{"as": {"user": "alice"}})
+
+    assert alice("get", "pods", "-n", reader, "-o", "name").text == "pod/shell\n"
+    assert alice("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}").text == "alice"
+    for line in (
+        f"get pods -n {reader}",
+        "get pods -n default",
+        "get pods -A",
+        f"get secrets -n {reader}",
+        f"delete pod shell -n {reader}",
+        f"exec shell -n {reader} -- true",
+        f"get --raw /api/v1/namespaces/{reader}/secrets",
+        "auth can-i --list",
+    ):
+        arguments = line.split()
+        assert_same(direct.attempt(*arguments, "--as=alice"), alice.attempt(*arguments))
+    refused = alice.attempt("get", "secrets", "-n", reader)
+    assert refused.returncode == 1
+    assert f'User "alice" cannot list resource "secrets" in API group "" in the namespace "{reader}"' in refused.errors
+    assert "failed hop" not in refused.errors
+
+
+@pytest.mark.tunnel
+def test_a_user_whom_the_service_account_may_not_impersonate_is_refused_by_the_cluster(
+    serve: Callable[[str], Served], reader: str
+) -> None:
+    served = serve("agentk/3-configuration.yaml")
+    for grant, what in (
+        ({"user": "bob"}, 'cannot impersonate resource "users"'),
+        ({"user": "alice", "groups": ["system:masters"]}, 'cannot impersonate resource "groups"'),
+    ):
+        result = served.kubectl("bob", **{"as": grant}).attempt("get", "pods", "-n", reader, "-o", "name")
+        assert result.returncode == 1
+        assert what in result.errors, str(result)
+        assert ACCOUNT in result.errors
+
+
+@pytest.mark.tunnel
+def test_an_agent_that_is_installed_as_shipped_lets_nobody_act_as_the_agent(
+    serve: Callable[[str], Served], reader: str
+) -> None:
+    result = serve("agentk/3-configuration.yaml").kubectl("carol", mode="agent").attempt("get", "pods", "-n", reader)
+
+    assert result.returncode == 1
+    assert "access.modes" in result.errors
+
+
+@pytest.mark.tunnel
+def test_in_agent_mode_callers_have_the_service_accounts_rights(
+    installed: Installed, variant: Callable[[str], None], serve: Callable[[str], Served], reader: str
+) -> None:
+    variant("agent-mode.yaml")
+    _until_it_may(installed, "list", "pods", "-A")
+    until(lambda: not installed.may("impersonate", "users/alice"), seconds=10, what="impersonation is taken away")
+    served = serve("variants/agent-mode.yaml")
+    carol = served.kubectl("carol", mode="agent")
+
+    assert carol("auth", "whoami", "-o", "jsonpath={.status.userInfo.username}").text == ACCOUNT
+    assert carol("get", "pods", "-n", reader, "-o", "name").text == "pod/shell\n"
+    refused = carol.attempt("get", "secrets", "-n", reader)
+    assert refused.returncode == 1
+    assert f'User "{ACCOUNT}" cannot list resource "secrets"' in refused.errors
+    assert "access mode 'impersonate'" in served.kubectl("alice").attempt("get", "pods", "-n", reader).errors
+
+
+@pytest.mark.tunnel
+def test_the_agent_tells_its_cluster_by_the_uid_that_it_may_read(
+    serve: Callable[[str], Served], direct: Kubectl, tunnel: Tunnel
+) -> None:
+    served = serve("agentk/3-configuration.yaml")
+    uid = direct("get", "namespace", "kube-system", "-o", "jsonpath={.metadata.uid}").text
+
+    info = json.loads(tunnel.endpoint(served.agent).curl("/agentk/v1/info").body)
+    assert (info["cluster_uid"], info["access_modes"]) == (uid, ["impersonate"])
