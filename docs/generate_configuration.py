@@ -19,9 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.config import ENVIRONMENT_PREFIX as AGENTK_PREFIX
 from agent.config import AgentConfig
 from operations.structuring import Range
 from operations.values import Address, ByteCount, Seconds, SecretFile, format_byte_count, format_seconds
+from server.config import ENVIRONMENT_PREFIX as KAS_PREFIX
 from server.config import KasConfig
 
 _VALUES = (Address, SecretFile)
@@ -36,11 +38,25 @@ kas and agentk read one YAML (or, with the suffix `.toml`, TOML) file, then the 
 wins. A key that nobody knows, a key that is given twice, a value of the wrong kind: all problems are reported at once,
 each with its path and what is allowed there, and the program ends with exit code 2.
 
-**Environment.** Two underscores stand for nesting: {examples}. A list is separated by commas or written as in YAML.
+**Environment.** Each key has a variable; two underscores stand for nesting, and each section below says how its
+variables begin: {examples}. A list is separated by commas or written as in YAML.
 
 **Values.** A *duration* is written as `30s`, `5m`, `1h30m`, `250ms` or `never`, or as a number of seconds. A *size* is
 written as `64KiB`, `3MB`, or as a number of bytes. An *address* is `127.0.0.1:8150`, `[::1]:8150`, or `:8150` for every
 interface. Secrets are in files, never in the configuration itself.
+"""
+
+OTHER_VARIABLES = """\
+## Other variables
+
+| variable | read by | meaning |
+|---|---|---|
+| `AGENTK_TOKEN` | agentk | the agent's token, in place of `kas.token_file`; it is removed from the environment once it was read |
+| `POD_NAME` | agentk | the default of `replica` |
+| `KUBECONFIG` | agentk, `moorline up` | the default of `kubernetes.kubeconfig`; several files are merged as kubectl does |
+| `KUBERNETES_SERVICE_HOST`, `KUBERNETES_SERVICE_PORT` | agentk | set by Kubernetes in every Pod: where the kube-apiserver is |
+| `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY` | agentk | the way out; not to the API server of its own Pod. Also in lower case |
+| `HOME` | agentk, `moorline up` | `~/.kube/config`, where nothing else names a cluster |
 """
 
 
@@ -58,17 +74,21 @@ def main() -> int:
 
 def render() -> str:
     """The whole page."""
-    examples = "`KAS__LOG__LEVEL=debug` is kas's `log.level`, `AGENTK__LOG__LEVEL` agentk's"
+    examples = "`KAS__LOG__LEVEL=debug` is `log.level` of kas"
     parts = [INTRODUCTION.format(examples=examples)]
-    for title, cls, command in (
-        ("kas", KasConfig, "kas --config FILE"),
-        ("agentk", AgentConfig, "agentk --config FILE"),
+    for title, cls, command, prefix in (
+        ("kas", KasConfig, "kas --config FILE", KAS_PREFIX),
+        ("agentk", AgentConfig, "agentk --config FILE", AGENTK_PREFIX),
     ):
         parts.append(f"## {title}\n\n`{command}`\n\n{_about(cls)}\n")
         for path, section in sections(cls, ""):
             if path:
                 parts.append(f"### {title}: `{path}`\n\n{_about(section)}\n")
-            parts.append(table(section))
+            if rows := table(section):
+                variables = "__".join([prefix, *path.upper().split(".")]) if path else prefix
+                parts.append(f"Environment: `{variables}__…`\n")
+                parts.append(rows)
+    parts.append(OTHER_VARIABLES)
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -7,15 +7,18 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 import yaml
 from support.pages import Block, Machine, blocks_of
 
+import server.config
 from agent.config import AgentConfig
-from operations.configuration import structure
+from operations.configuration import environment_overrides, structure
 from server.access_file import AccessFile
 from server.config import KasConfig
 from tunnel.h2.config import TUNNEL_REQUESTER, TUNNEL_RESPONDER
@@ -51,6 +54,43 @@ def test_a_page_that_is_generated_is_what_the_code_says(generator: str) -> None:
     run = subprocess.run(program, capture_output=True, text=True, timeout=60)
 
     assert run.returncode == 0, run.stderr
+
+
+def flattened(section: dict[str, Any], name: str) -> Iterator[str]:
+    """The variables of all keys in a configuration."""
+    for key, value in section.items():
+        variable = f"{name}__{key.upper()}"
+        if isinstance(value, dict):
+            yield from flattened(value, variable)
+        else:
+            yield variable
+
+
+def documented_variables() -> dict[str, str]:
+    """Each variable of the configuration page, with the default in its row; "" where there is none."""
+    found: dict[str, str] = {}
+    beginning = ""
+    for line in page("configuration.md").splitlines():
+        if match := re.fullmatch(r"Environment: `(\w+__)…`", line):
+            beginning = match[1]
+        elif line.startswith("#"):
+            beginning = ""
+        elif beginning and (row := re.match(r"\| `(\w+)` \| .*? \| (?:`([^`]*)`)?(?:required)? \|", line)):
+            found[beginning + row[1].upper()] = row[2] or ""
+    return found
+
+
+def test_every_variable_of_the_configuration_page_is_read_and_has_its_default() -> None:
+    variables = documented_variables()
+    with_default = {name: value for name, value in variables.items() if value}
+    enough = {"kas": {"address": "wss://kas.example.com"}}
+
+    example = yaml.safe_load(Path(server.config.__file__).with_name("kas.example.yaml").read_text())
+    assert set(flattened(example, "KAS")) <= set(variables)
+    assert len(with_default) > 40
+    kas = structure(KasConfig, {}, overrides=environment_overrides(with_default, "KAS"))
+    agentk = structure(AgentConfig, enough, overrides=environment_overrides(with_default, "AGENTK"))
+    assert (kas, agentk) == (structure(KasConfig, {}), structure(AgentConfig, enough))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
