@@ -63,6 +63,15 @@ def test_the_configuration_in_a_manifest_is_sound_and_its_paths_are_mounted(conf
     assert 2 * config.limits.buffered_bytes < limit
 
 
+def test_the_page_counts_the_places_to_change() -> None:
+    page = (ROOT / "docs" / "install.md").read_text()
+    places = {path.name: path.read_text().count("CHANGE:") for path in sorted(DEPLOY.glob("agentk/*.yaml"))}
+
+    assert sum(places.values()) == 4
+    assert "**Four places to change**" in page
+    assert [name for name, count in places.items() if count] == re.findall(r"^\| `(\d-[\w-]+\.yaml)` \|", page, re.M)
+
+
 # -- the image
 
 

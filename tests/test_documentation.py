@@ -122,9 +122,27 @@ def _exists(name: str) -> bool:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_a_file_that_a_page_names_exists(path: Path) -> None:
-    named = re.findall(r"`((?:docs|tests|\.ci)/[\w./-]+)`", path.read_text())
+    named = re.findall(r"`((?:docs|tests|deploy|\.ci)/[\w./-]+)`", path.read_text())
 
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if DOCS not in path.parents], ids=lambda path: path.name)
+def test_a_link_of_a_page_outside_of_the_site_leads_to_a_file(path: Path) -> None:
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
+
+    assert [name for name in linked if not (ROOT / name).exists()] == []
+
+
+def test_every_decision_is_in_their_index_by_its_title() -> None:
+    titles = {
+        path.name: path.read_text().splitlines()[0].partition(". ")[2] for path in sorted(DOCS.glob("adr/[0-9]*.md"))
+    }
+    listed = re.findall(r"^\| \[(\d{4})\]\(([\w.-]+)\) \| (.+) \|$", page("adr/index.md"), re.MULTILINE)
+
+    assert {name: title for _, name, title in listed} == titles
+    assert [int(number) for number, _, _ in listed] == list(range(1, len(titles) + 1))
+    assert all(name.startswith(number) for number, name, _ in listed)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
