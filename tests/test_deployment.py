@@ -69,7 +69,9 @@ def test_the_page_counts_the_places_to_change() -> None:
 
     assert sum(places.values()) == 4
     assert "**Four places to change**" in page
-    assert [name for name, count in places.items() if count] == re.findall(r"^\| `(\d-[\w-]+\.yaml)` \|", page, re.M)
+    assert [name for name, count in places.items() if count] == re.findall(
+        r"^\| `(\d-[\w-]+\.yaml)` \|", page, re.MULTILINE
+    )
 
 
 # -- the image
