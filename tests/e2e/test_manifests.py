@@ -7,8 +7,10 @@ Deployment from making them), and agentk runs as a process with a token of that 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ from e2e.testbed.bed import Bed
 from e2e.testbed.cluster import kubeconfig
 from e2e.testbed.kubectl import Kubectl, Result, assert_same
 from e2e.testbed.processes import until
-from e2e.testbed.tunnel import Tunnel
+from e2e.testbed.tunnel import PROGRAMS, Tunnel
+from support.pages import Block, Machine, blocks_of
 
 pytestmark = [pytest.mark.own_cluster]
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+PAGE = blocks_of(DEPLOY.parent / "docs" / "install.md")
 NAMESPACE = "moorline"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:agentk"
 
@@ -44,7 +48,9 @@ def shipped_configuration(name: str) -> dict[str, Any]:
 class Installed:
     """What was applied, and kubectl with a token of the service account."""
 
-    applied: Result
+    machine: Machine
+    said: dict[str, str]
+    """What each block of commands printed, by its first words."""
     pod: Result
     lax_pod: Result
     token: str
@@ -57,55 +63,86 @@ class Installed:
         return answer.text == "yes\n"
 
 
+def page_block(beginning: str) -> Block:
+    """The block of commands on the installation page that begins with these words."""
+    (found,) = (block for block in PAGE if block.language == "sh" and block.text.startswith(beginning))
+    return found
+
+
 @pytest.fixture(scope="module")
 def installed(bed: Bed) -> Iterator[Installed]:
-    """The files of `deploy/agentk/`, applied as the installation page says."""
+    """The files of `deploy/agentk/`, applied by the commands of the installation page as they stand there."""
     direct = bed.direct
+    folder = bed.directory / "installation"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "kubectl").symlink_to(bed.assets.kubectl)
+    (folder / "deploy").symlink_to(DEPLOY)
+    path = f"{folder / 'bin'}:{PROGRAMS}:/usr/bin:/bin"
+    etc = bed.tunnel.directory if bed.tunnel is not None else folder
+    machine = Machine(
+        folder, {**direct.full_environ(), "PATH": path, "HOME": str(folder)}, places={"/etc/moorline": etc}
+    )
+    said: dict[str, str] = {}
+
+    def run(beginning: str) -> None:
+        said[beginning] = machine.run(page_block(beginning))
+
     try:
-        first = direct("apply", "-f", str(DEPLOY / "agentk" / "1-namespace.yaml"))
-        (deployment,) = (d for d in documents("agentk/4-deployment.yaml") if d["kind"] == "Deployment")
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agentk", "namespace": NAMESPACE}}
-        spec = deployment["spec"]["template"]["spec"]
-        lax = {**spec, "securityContext": {}}
-        dry_run = ("create", "--dry-run=server", "-f", "-")
-        strict_pod = direct.attempt(*dry_run, stdin=json.dumps({**pod, "spec": spec}).encode())
-        lax_pod = direct.attempt(*dry_run, stdin=json.dumps({**pod, "spec": lax}).encode())
+        with bed.tunnel.taken_over() if bed.tunnel is not None else nullcontext():
+            run("kas token create")
+        run("kubectl apply -f deploy/agentk/1-namespace.yaml")
+        pod, lax_pod = _pods_by_dry_run(direct)
         direct("create", "quota", "no-pods", "--hard=pods=0", "-n", NAMESPACE)
-        direct("create", "secret", "generic", "agentk-token", "-n", NAMESPACE, "--from-literal=token=mla_none")
-        rest = direct("apply", "-f", str(DEPLOY / "agentk"))
+        run("kubectl apply -f deploy/agentk\n")
+        run("agentk=system:serviceaccount")
         token = direct("create", "token", "agentk", "-n", NAMESPACE, "--duration=1h").text.strip()
-        path = bed.directory / "service-account.kubeconfig"
-        kubeconfig(path, server=bed.cluster.server, ca_pem=bed.cluster.ca_pem, token=token)
+        account = folder / "service-account.kubeconfig"
+        kubeconfig(account, server=bed.cluster.server, ca_pem=bed.cluster.ca_pem, token=token)
+        if bed.tunnel is not None:
+            bed.tunnel.tokens += [token, (folder / "agent-token").read_text().strip()]
         yield Installed(
-            applied=Result(
-                command=rest.command,
-                returncode=rest.returncode,
-                stdout=first.stdout + rest.stdout,
-                stderr=first.stderr + rest.stderr,
-            ),
-            pod=strict_pod,
+            machine=machine,
+            said=said,
+            pod=pod,
             lax_pod=lax_pod,
             token=token,
-            account=direct.with_kubeconfig(path),
+            account=direct.with_kubeconfig(account),
         )
     finally:
         direct.attempt("delete", "-f", str(DEPLOY / "agentk"), "--ignore-not-found", "--wait=false")
 
 
-def test_the_cluster_takes_every_object_and_warns_of_none(installed: Installed) -> None:
+def _pods_by_dry_run(direct: Kubectl) -> tuple[Result, Result]:
+    """The Deployment's Pod as it is, and without the Pod's security context."""
+    (deployment,) = (d for d in documents("agentk/4-deployment.yaml") if d["kind"] == "Deployment")
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "agentk", "namespace": NAMESPACE}}
+    spec = deployment["spec"]["template"]["spec"]
+    created = ("create", "--dry-run=server", "-f", "-")
+    return (
+        direct.attempt(*created, stdin=json.dumps({**pod, "spec": spec}).encode()),
+        direct.attempt(*created, stdin=json.dumps({**pod, "spec": {**spec, "securityContext": {}}}).encode()),
+    )
+
+
+def test_the_cluster_takes_every_object(installed: Installed) -> None:
     files = sorted((DEPLOY / "agentk").glob("*.yaml"))
-    objects = [document for path in files for document in documents(f"agentk/{path.name}")]
+    applied = [line for said in installed.said.values() for line in said.splitlines()]
 
-    assert installed.applied.errors == ""
-    for document in objects:
+    for document in (document for path in files for document in documents(f"agentk/{path.name}")):
         kind, name = document["kind"].lower(), document["metadata"]["name"]
-        assert any(
-            line.startswith(kind) and f"/{name} " in line and line.endswith("created")
-            for line in installed.applied.text.splitlines()
-        ), f"{kind} {name}\n{installed.applied}"
+        assert any(line.startswith(kind) and f"/{name} " in line and line.endswith("created") for line in applied), (
+            f"{kind} {name} in {applied}"
+        )
 
 
-def test_applying_again_changes_nothing(installed: Installed, bed: Bed) -> None:
+def test_the_page_says_what_the_cluster_answers_about_the_rights(installed: Installed) -> None:
+    page = (DEPLOY.parent / "docs" / "install.md").read_text()
+
+    assert installed.said["agentk=system:serviceaccount"] == "yes\nno\nno\n"
+    assert "answers `yes`, `no`, `no`." in page
+
+
+def test_applying_again_changes_nothing_and_warns_of_nothing(installed: Installed, bed: Bed) -> None:
     again = bed.direct("apply", "-f", str(DEPLOY / "agentk"))
 
     assert again.errors == ""
@@ -255,20 +292,21 @@ class Served:
 @pytest.fixture
 def serve(installed: Installed, bed: Bed, tunnel: Tunnel) -> Iterator[Callable[[str], Served]]:
     """Starts agentk with the configuration of a file, but for addresses and the paths inside of a Pod."""
-    tunnel.tokens.append(installed.token)
-    contexts = []
+    with ExitStack() as agents:
 
-    def start(name: str) -> Served:
-        shipped = shipped_configuration(name)
-        for section in ("kas", "health", "log"):
-            del shipped[section]
-        context = tunnel.extra_agent("pod", kubernetes={"kubeconfig": str(installed.account.kubeconfig)}, **shipped)
-        contexts.append(context)
-        return Served(agent=context.__enter__(), bed=bed, tunnel=tunnel)
+        def start(name: str) -> Served:
+            context = tunnel.extra_agent("pod", **sections(installed, name))
+            return Served(agent=agents.enter_context(context), bed=bed, tunnel=tunnel)
 
-    yield start
-    for context in contexts:
-        context.__exit__(None, None, None)
+        yield start
+
+
+def sections(installed: Installed, name: str) -> dict[str, Any]:
+    """What a file configures agentk to, with the service account's token, and as the bed has addresses and logs."""
+    shipped = shipped_configuration(name)
+    for section in ("kas", "health", "log"):
+        del shipped[section]
+    return {**shipped, "kubernetes": {"kubeconfig": str(installed.account.kubeconfig)}}
 
 
 @pytest.fixture
@@ -373,3 +411,43 @@ def test_the_agent_tells_its_cluster_by_the_uid_that_it_may_read(
 
     info = json.loads(tunnel.endpoint(served.agent).curl("/agentk/v1/info").body)
     assert (info["cluster_uid"], info["access_modes"]) == (uid, ["impersonate"])
+
+
+@pytest.mark.tunnel
+def test_the_commands_of_the_installation_page_lead_a_user_to_what_her_role_gives_her(
+    installed: Installed, tunnel: Tunnel, bed: Bed
+) -> None:
+    """Addresses apart: the page's kas is at kas.example.com."""
+    machine, folder = installed.machine, installed.machine.folder
+    token = (folder / "agent-token").read_text().strip()
+    address = f"https://127.0.0.1:{tunnel.agents_port}"
+    tunnel.add_agent("production", address=address, token=token, **sections(installed, "agentk/3-configuration.yaml"))
+    tunnel.start_agent("production")
+    try:
+        with tunnel.taken_over():
+            machine.run(page_block("moorline kubeconfig"))
+        alice = folder / "alice.kubeconfig"
+        made = yaml.safe_load(alice.read_text())
+        tunnel.tokens.append(made["users"][0]["user"]["token"].rpartition(":")[2])
+        cluster = made["clusters"][0]["cluster"]
+        cluster["server"] = cluster["server"].replace("kas.example.com:8154", f"127.0.0.1:{tunnel.proxy_port}")
+        cluster["certificate-authority"] = str(tunnel.pki.ca_file)
+        alice.write_text(yaml.safe_dump(made))
+        machine.run(page_block("kubectl create namespace shop"))
+        bed.run_pod("shop", "till", ["sleep", "infinity"])
+        said = machine.run(page_block("kubectl --kubeconfig alice.kubeconfig"))
+        assert re.fullmatch(r"NAME +READY +STATUS +RESTARTS +AGE\ntill +1/1 +Running .*\nno\n", said), said
+        with tunnel.taken_over():
+            machine.run(page_block("kas token revoke"))
+        refused = bed.direct.with_kubeconfig(alice).attempt("get", "pods", "-n", "shop")
+        assert "Unauthorized" in refused.errors, str(refused)
+    finally:
+        tunnel.stop_agent("production")
+        bed.direct.attempt("delete", "namespace", "shop", "--ignore-not-found", "--wait=false")
+
+
+def test_the_last_command_of_the_page_leaves_nothing(installed: Installed, bed: Bed) -> None:
+    installed.machine.run(page_block("kubectl delete -f deploy/agentk"))
+
+    left = bed.direct("get", "clusterroles,clusterrolebindings,namespaces", "-o", "name").text
+    assert [line for line in left.splitlines() if "moorline" in line] == []

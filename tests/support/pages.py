@@ -73,13 +73,17 @@ def blocks_of(path: Path) -> list[Block]:
 class Machine:
     """A folder that stands for a machine, and the environment of those who type commands there."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], *, places: Mapping[str, Path] | None = None
+    ) -> None:
+        """``places`` says where single folders of the machine are, when not in ``folder``."""
         self.folder = folder
+        self._places = dict(places or {})
         self._environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment}
 
     def place(self, path: str) -> Path:
         """Where a path of a page is."""
-        return self.folder / path.lstrip("/")
+        return self._places.get(path) or self.folder / path.lstrip("/")
 
     def write(self, block: Block) -> None:
         """Write the file that a block shows, under the name in its title."""
