@@ -94,6 +94,8 @@ def installed(bed: Bed) -> Iterator[Installed]:
         pod, lax_pod = _pods_by_dry_run(direct)
         direct("create", "quota", "no-pods", "--hard=pods=0", "-n", NAMESPACE)
         run("kubectl apply -f deploy/agentk\n")
+        asked = ("auth", "can-i", "impersonate", "users/alice", f"--as={ACCOUNT}")
+        until(lambda: direct.attempt(*asked).returncode == 0, seconds=10, what="the rights have reached the authorizer")
         run("agentk=system:serviceaccount")
         token = direct("create", "token", "agentk", "-n", NAMESPACE, "--duration=1h").text.strip()
         account = folder / "service-account.kubeconfig"
@@ -179,7 +181,7 @@ def test_the_example_of_a_secret_is_one(installed: Installed, bed: Bed) -> None:
     [
         "impersonate users/alice",
         "impersonate groups/developers",
-        "get namespaces/kube-system",
+        "get namespaces/kube-system -n kube-system",
         "get /version",
         "create selfsubjectaccessreviews.authorization.k8s.io",
     ],
@@ -197,18 +199,18 @@ def test_the_service_account_may(installed: Installed, question: str) -> None:
         "impersonate groups/system:authenticated",
         "impersonate serviceaccounts/default -n kube-system",
         "impersonate uids.authentication.k8s.io/1001",
-        "impersonate userextras.authentication.k8s.io/scopes",
+        "impersonate userextras.authentication.k8s.io --subresource=scopes",
         "get secrets -A",
         "get secrets/agentk-token -n moorline",
         "list pods -A",
         "create pods -n moorline",
-        "create pods/exec -n moorline",
+        "create pods --subresource=exec -n moorline",
         "get configmaps -n moorline",
-        "list namespaces",
-        "get namespaces/default",
+        "list namespaces -A",
+        "get namespaces/default -n default",
         "get nodes",
-        "get nodes/proxy",
-        "create serviceaccounts/token -n moorline",
+        "get nodes --subresource=proxy",
+        "create serviceaccounts --subresource=token -n moorline",
         "create tokenreviews.authentication.k8s.io",
         "create subjectaccessreviews.authorization.k8s.io",
         "bind clusterroles.rbac.authorization.k8s.io",
@@ -283,10 +285,14 @@ class Served:
     tunnel: Tunnel
 
     def kubectl(self, user: str, **grant: Any) -> Kubectl:
-        """kubectl as a user of kas with one grant on this agent."""
+        """kubectl as a user of kas with one grant on this agent.
+
+        The API discovery is shared: while kubectl asks for that, it loses the text of a refusal.
+        """
         name = f"{user}-{secrets.token_hex(3)}"
         token = self.tunnel.add_user(name, {"agent": self.agent, **grant})
-        return self.bed.direct.with_kubeconfig(self.tunnel.kubeconfig_for(self.agent, token=token, name=name))
+        path = self.tunnel.kubeconfig_for(self.agent, token=token, name=name)
+        return self.bed.direct.with_kubeconfig(path, home=self.bed.directory / f"agents-{self.agent}.home")
 
 
 @pytest.fixture
@@ -295,8 +301,13 @@ def serve(installed: Installed, bed: Bed, tunnel: Tunnel) -> Iterator[Callable[[
     with ExitStack() as agents:
 
         def start(name: str) -> Served:
-            context = tunnel.extra_agent("pod", **sections(installed, name))
-            return Served(agent=agents.enter_context(context), bed=bed, tunnel=tunnel)
+            configured = sections(installed, name)
+            context = tunnel.extra_agent("pod", **configured)
+            served = Served(agent=agents.enter_context(context), bed=bed, tunnel=tunnel)
+            is_agent = configured["access"]["modes"] == ["agent"]
+            first = {"mode": "agent"} if is_agent else {"as": {"user": "alice"}}
+            served.kubectl("first", **first)("api-versions")
+            return served
 
         yield start
 
