@@ -306,7 +306,7 @@ def serve(installed: Installed, bed: Bed, tunnel: Tunnel) -> Iterator[Callable[[
             served = Served(agent=agents.enter_context(context), bed=bed, tunnel=tunnel)
             is_agent = configured["access"]["modes"] == ["agent"]
             first = {"mode": "agent"} if is_agent else {"as": {"user": "alice"}}
-            served.kubectl("first", **first)("api-versions")
+            served.kubectl("first", **first).attempt("get", "pods")
             return served
 
         yield start
