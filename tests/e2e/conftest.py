@@ -35,19 +35,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "tunnel: needs kas and agentk, so left out with --direct")
     config.addinivalue_line("markers", "own_cluster: needs the control plane of the test bed, not E2E_KUBECONFIG")
+    config.addinivalue_line(
+        "markers", "controllers: needs a kube-controller-manager, which KUBEBUILDER_ASSETS may lack"
+    )
     config.addinivalue_line("markers", "last: runs after everything else")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what was not asked for, as deselected and not as skipped; put last what judges the whole run."""
     left_out: list[pytest.Item] = []
+    envtest = os.environ.get("KUBEBUILDER_ASSETS")
+    without_controllers = envtest is not None and not (Path(envtest) / "kube-controller-manager").exists()
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
         long = item.get_closest_marker("long") is not None and "long" not in config.option.markexpr
         tunnel = item.get_closest_marker("tunnel") is not None and config.option.direct
         own = item.get_closest_marker("own_cluster") is not None and "E2E_KUBECONFIG" in os.environ
-        if long or tunnel or own:
+        controllers = item.get_closest_marker("controllers") is not None and without_controllers
+        if long or tunnel or own or controllers:
             left_out.append(item)
     if left_out:
         items[:] = [item for item in items if item not in left_out]

@@ -24,7 +24,7 @@ from e2e.testbed.processes import until
 from e2e.testbed.tunnel import PROGRAMS, Tunnel
 from support.pages import Block, Machine, blocks_of
 
-pytestmark = [pytest.mark.own_cluster]
+pytestmark = [pytest.mark.own_cluster, pytest.mark.controllers]
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 PAGE = blocks_of(DEPLOY.parent / "docs" / "install.md")

@@ -26,7 +26,7 @@ SERVICE_RANGE = "10.96.0.0/24"
 CONTROLLERS = (
     "serviceaccount-controller,serviceaccount-token-controller,root-ca-certificate-publisher-controller,"
     "namespace-controller,garbage-collector-controller,deployment-controller,replicaset-controller,"
-    "endpointslice-controller,resourcequota-controller,job-controller"
+    "endpointslice-controller,resourcequota-controller,job-controller,clusterrole-aggregation-controller"
 )
 
 
