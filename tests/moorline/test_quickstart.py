@@ -195,6 +195,7 @@ def test_what_kubectl_complains_about_is_shown_and_ends_nothing(machine: Machine
     with machine.quickstart() as quickstart:
         preparation, things = printed_commands(lines_to_the_end(quickstart))
 
+        quickstart.wait_for(quickstart.stderr, "error: out of order")
         assert quickstart.stderr == ["error: out of order\n"]
         assert len(preparation) == 1
         assert preparation[0].startswith("export KUBECONFIG=")
