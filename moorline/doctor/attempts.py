@@ -60,6 +60,17 @@ class Attempt:
         return self.is_kas and self.refusal is not None and self.refusal.status == 401
 
     @property
+    def refusal_status(self) -> int:
+        """The HTTP status of a refusal; 0 where there was none."""
+        return 0 if self.refusal is None else self.refusal.status
+
+    def is_refused_like(self, other: Attempt) -> bool:
+        """Whether both were answered, with the same status and for the same reason."""
+        if self.refusal is None or other.refusal is None or not self.refusal.status:
+            return False
+        return (self.refusal.status, self.refusal.reason) == (other.refusal.status, other.refusal.reason)
+
+    @property
     def refusal_text(self) -> str:
         """Why there is no tunnel, without the address."""
         return str(self.refusal).removeprefix(f"{self.address}: ")

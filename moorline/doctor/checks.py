@@ -276,6 +276,8 @@ class Doctor:
             self._findings.ok(step, other.words + also)
         elif configured.passes:
             self._findings.add(step, State.WARNING, f"{other.words}; not needed for {configured.address}")
+        elif configured.is_refused_like(other):
+            self._findings.failed(step, f"does not pass either: the answer is the same ({other.refusal_status})")
         else:
             self._findings.failed(step, other.words)
 

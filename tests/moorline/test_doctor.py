@@ -448,7 +448,22 @@ async def test_an_ingress_that_leads_elsewhere(answer, words):
 
     assert report.failed == ["upgrade", "WebSocket"]
     assert words in report["upgrade"].text
+    assert report["WebSocket"].text == f"does not pass either: the answer is the same ({answer.split()[1].decode()})"
     assert report["token"].state is State.SKIPPED
+
+
+@pytest.mark.parametrize("scheme", ["https", "wss"])
+async def test_two_answers_that_differ_are_both_told(scheme):
+    answer_by_form = {"upgrade": b"HTTP/1.1 404 Not Found\r\n\r\n", "WebSocket": b"HTTP/1.1 403 Forbidden\r\n\r\n"}
+
+    async def answer(stream: trio.abc.Stream, head: bytes) -> None:
+        await stream.send_all(answer_by_form["upgrade" if b"Upgrade: moorline/1" in head else "WebSocket"])
+
+    async with fake_peer(answer) as port:
+        report = await examine(f"{scheme}://127.0.0.1:{port}", token="mla_fake-token")
+
+    assert "(404)" in report["upgrade"].text
+    assert "(403)" in report["WebSocket"].text
 
 
 @pytest.mark.parametrize(("scheme", "other"), [("https", "wss"), ("wss", "https")])
