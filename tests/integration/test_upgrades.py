@@ -333,7 +333,7 @@ async def test_ten_thousand_small_turns_on_one_stream_lose_nothing(stack: Stack,
     stack.cluster.on(EXEC, accepting(kind, echo))
     async with stack.raw() as raw:
         await begin(stack, raw, kind)
-        with trio.fail_after(10):
+        with trio.fail_after(60):  # ends the wait for a turn that was lost; no measure of speed
             for number in range(2_500):
                 turn = b"%d\n" % number
                 await raw.send(turn)
