@@ -263,7 +263,7 @@ def test_the_commands_of_the_installation_page_run_as_written(tmp_path: Path) ->
     kubeconfig = yaml.safe_load((tmp_path / "alice.kubeconfig").read_text())
     access = yaml.safe_load(made_access_file(tmp_path).read_text())
     assert (tmp_path / "agent-token").read_text().startswith("mla_")
-    assert (tmp_path / "agent-token").stat().st_mode & 0o077 == 0
+    assert [(tmp_path / name).stat().st_mode & 0o077 for name in ("agent-token", "alice.kubeconfig")] == [0, 0]
     assert kubeconfig["clusters"][0]["cluster"]["server"].startswith("https://kas.example.com")
     assert list(said) == ["kas"]
     assert [token for user in access["users"] for token in user["tokens"]] == []
