@@ -192,11 +192,15 @@ class Agent:
             else:
                 await self._dispatcher.handle(stream)
 
+        def begin(stream: ServedStream) -> bool:
+            return stream.stream_id < RETIRE_STREAM_ID and self._dispatcher.begin(stream)
+
         return Connection(
             transport,
             role=Role.RESPONDER,
             config=self._engine,
             handler=handle,
+            begin=begin,
             budget=self._budget,
             times=self._times,
             on_going_away=functools.partial(self._supervisor.on_leaving, tunnel),

@@ -63,6 +63,10 @@ class Credentials(Protocol):
         """What holds now. Raises `CredentialsUnavailable`."""
         ...
 
+    def known(self) -> Access | None:
+        """What `current` would return, where that is known without waiting; else None."""
+        ...
+
     def rejected(self) -> None:
         """The kube-apiserver answered 401: look for newer ones at the next request."""
         ...
@@ -147,6 +151,14 @@ class ContextCredentials:
                 except (OSError, ValueError) as exc:
                     raise CredentialsUnavailable(f"what the plugin printed cannot be used: {exc}") from exc
                 self._presented = presented
+        return self._latest()
+
+    def known(self) -> Access | None:
+        """See `Credentials.known`. A plugin has to be asked."""
+        return self._latest() if self._plugin is None else None
+
+    def _latest(self) -> Access:
+        """The access of this moment, with what has changed in the files."""
         now = trio.current_time()
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS

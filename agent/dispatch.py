@@ -13,12 +13,14 @@ from typing import Protocol
 
 import trio
 
+from agent.direct import DirectRequest, filter_response_head
 from agent.identity_rules import RequestRefused, check_request, request_fields
-from agent.upstream import UpstreamFailure, UpstreamOpener
+from agent.pool import REPEATABLE_METHODS, ConnectionPool, PooledExchange
+from agent.upstream import UpstreamFailure
 from operations.logs import REQUEST_ID
-from tunnel.deadlines import Deadlines
+from tunnel.deadlines import Deadlines, Wait
+from tunnel.direct import DirectExchange
 from tunnel.errors import ErrorCode, LocalProtocolError
-from tunnel.fields import remove_ours, strip_hop_by_hop
 from tunnel.identity import Identity
 from tunnel.messages import BodyReader, Downstream, Fields, RequestHead, ResponseHead
 from tunnel.relay import (
@@ -54,6 +56,14 @@ class Origin(Protocol):
         """Answer a request that has been checked. Raises `RequestRefused` or `UpstreamFailure` before a response."""
         ...
 
+    def begin(self, downstream: Downstream, identity: Identity) -> bool:
+        """Begin to serve a request without a body directly (`tunnel.direct`), where that is possible now; else False."""
+        ...
+
+    async def go_on(self, downstream: Downstream, direct: DirectExchange) -> None:
+        """Serve on what was begun directly. Raises as `serve`."""
+        ...
+
 
 class Dispatcher:
     """The handler of every tunnel of this agent."""
@@ -66,16 +76,30 @@ class Dispatcher:
         self.refused = 0
         """Requests that were not sent on."""
 
+    def begin(self, downstream: Downstream) -> bool:
+        """Begin to serve a request directly (`tunnel.direct`); False where `handle` has to."""
+        origin = self._origins.get(downstream.request.authority)
+        if origin is None:
+            return False
+        try:
+            return origin.begin(downstream, check_request(downstream.request, self._modes))
+        except RequestRefused:
+            return False
+
     async def handle(self, downstream: Downstream) -> None:
         """Serve one request to its end."""
         request_id = None
+        direct, downstream.direct = downstream.direct, None
         try:
             identity = check_request(downstream.request, self._modes)
             request_id = REQUEST_ID.set(identity.request_id)
             origin = self._origins.get(downstream.request.authority)
             if origin is None:
                 raise RequestRefused("this agent offers no such origin", status=404, word="unknown-origin")
-            await origin.serve(downstream, identity)
+            if direct is not None:
+                await origin.go_on(downstream, direct)
+            else:
+                await origin.serve(downstream, identity)
         except RequestRefused as exc:
             self.refused += 1
             self._complain(exc)
@@ -96,12 +120,13 @@ class Dispatcher:
 class _ApiServerRelay:
     """The `RelayPolicy` of exchanges with a kube-apiserver."""
 
-    __slots__ = ("head_deadlines",)
+    __slots__ = ("head_deadlines", "head_wait")
 
     continue_seconds = CONTINUE_SECONDS
 
-    def __init__(self, head_deadlines: Deadlines | None) -> None:
+    def __init__(self, head_deadlines: Deadlines | None, head_wait: Wait | None = None) -> None:
         self.head_deadlines = head_deadlines
+        self.head_wait = head_wait
 
     def filter_head(self, head: ResponseHead) -> ResponseHead:
         return filter_response_head(head)
@@ -119,9 +144,9 @@ class ApiServerOrigin:
     `run` keeps the deadlines of its requests.
     """
 
-    def __init__(self, opener: UpstreamOpener, *, head_seconds: float) -> None:
+    def __init__(self, pool: ConnectionPool, *, head_seconds: float) -> None:
         """``head_seconds``: for the head of a response to an ordinary request, after its last byte was sent on."""
-        self._opener = opener
+        self._pool = pool
         self._deadlines = Deadlines(head_seconds)
         self._ordinary = _ApiServerRelay(self._deadlines)
         self._patient = _ApiServerRelay(None)
@@ -134,25 +159,37 @@ class ApiServerOrigin:
     async def serve(self, downstream: Downstream, identity: Identity) -> None:
         """See `Origin.serve`."""
         request = downstream.request
-        sent = RequestHead(
-            request.method,
-            request.target,
-            b"",
-            request_fields(request, identity),
-            request.protocol,
-            request.content_length,
-            request.ended,
-        )
         try:
-            upstream = await self._opener.open(sent)
+            upstream = await self._pool.open(_upstream_head(request, identity))
         except LocalProtocolError as exc:
             raise RequestRefused(str(exc), status=400, word="bad-request") from exc
         except UpstreamFailure as exc:
             self._note(exc)
             raise
+        await self._relay(downstream, upstream, self._policy(request))
+
+    def begin(self, downstream: Downstream, identity: Identity) -> bool:
+        """See `Origin.begin`."""
+        request = downstream.request
+        if request.method not in REPEATABLE_METHODS:
+            return False
+        begun = self._pool.begin(_upstream_head(request, identity))
+        if begun is None:
+            return False
+        kept, head = begun
+        deadlines = self._policy(request).head_deadlines
+        downstream.direct = kept.listener = DirectRequest(downstream, self._pool, kept, head, deadlines)
+        return True
+
+    async def go_on(self, downstream: Downstream, direct: DirectExchange) -> None:
+        """See `Origin.go_on`."""
+        assert isinstance(direct, DirectRequest)
+        await self._relay(downstream, direct.take_up(), _ApiServerRelay(direct.head_deadlines, direct.head_wait))
+
+    async def _relay(self, downstream: Downstream, upstream: PooledExchange, policy: _ApiServerRelay) -> None:
         progress = Progress()
         try:
-            await relay(downstream, upstream, self._policy(request), progress)
+            await relay(downstream, upstream, policy, progress)
         except UpgradeUnanswered as exc:
             logger.info("an upgrade was handed to the kube-apiserver and not answered", extra={"error": str(exc)})
             downstream.reset(ErrorCode.INTERNAL_ERROR)
@@ -188,12 +225,16 @@ class ApiServerOrigin:
         self._is_failing = failure is not None
 
 
-def filter_response_head(head: ResponseHead) -> ResponseHead:
-    """The head as it goes into the tunnel: no hop-by-hop field, and none with which an upstream could pose as us."""
-    fields = remove_ours(strip_hop_by_hop(head.fields))
-    if fields is head.fields:
-        return head
-    return ResponseHead(head.status, fields, head.content_length, head.ended)
+def _upstream_head(request: RequestHead, identity: Identity) -> RequestHead:
+    return RequestHead(
+        request.method,
+        request.target,
+        b"",
+        request_fields(request, identity),
+        request.protocol,
+        request.content_length,
+        request.ended,
+    )
 
 
 async def answer_failure(downstream: Downstream, status: int, word: str, text: str) -> None:

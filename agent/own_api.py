@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agent.dispatch import answer_failure
+from tunnel.direct import DirectExchange
 from tunnel.identity import Identity
 from tunnel.messages import Downstream, ResponseHead
 
@@ -19,6 +20,13 @@ class OwnApi:
     def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
         """``describe`` returns the facts at this moment, as what JSON knows."""
         self._describe = describe
+
+    def begin(self, downstream: Downstream, identity: Identity) -> bool:
+        """See `agent.dispatch.Origin.begin`: a task answers."""
+        return False
+
+    async def go_on(self, downstream: Downstream, direct: DirectExchange) -> None:
+        """See `agent.dispatch.Origin.go_on`; never called, since nothing is begun."""
 
     async def serve(self, downstream: Downstream, identity: Identity) -> None:
         """See `agent.dispatch.Origin.serve`."""

@@ -21,6 +21,7 @@ import trio
 
 from agent.credentials import Access, Credentials
 from agent.exec_plugin import CredentialsUnavailable
+from agent.kept import KeptConnection
 from agent.upstream import UpstreamBusy, UpstreamFailure, UpstreamTimeout, UpstreamUnreachable
 from tunnel.errors import ConnectionEnded, HandshakeError, LocalProtocolError
 from tunnel.http1.client import Http1Client, Http1Upstream
@@ -50,13 +51,6 @@ class PoolLimits:
     """Handshakes under way at the same time; the others wait for their turn."""
 
 
-@dataclasses.dataclass(slots=True, eq=False)
-class _Idle:
-    client: Http1Client
-    access: Access
-    since: float
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatistics:
     """A snapshot for metrics."""
@@ -80,44 +74,46 @@ class ConnectionPool:
         self._dial = dial
         self._limits = limits
         self._dials = trio.CapacityLimiter(limits.concurrent_dials)
-        self._idle: collections.deque[_Idle] = collections.deque()  # the longest idle first
+        self._idle: collections.deque[KeptConnection] = collections.deque()  # the longest idle first
         self._idle_added = Wakeup()
-        self._busy: set[PooledExchange] = set()
+        self._unattended: list[KeptConnection] = []  # on which nobody listens yet
+        self._unattended_added = Wakeup()
+        self._busy: set[PooledExchange | KeptConnection] = set()
         self._prefix = credentials.address.prefix
         self._authority = credentials.address.authority
         self._closed = False
         self._dialled = self._reused = self._repeated = self._failed_dials = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Close connections that have been idle for too long; cancelled, close all that are idle."""
+        """Listen on idle connections, and close those that are idle for too long; cancelled, close all that are idle."""
         task_status.started()
         try:
-            async with trio.open_nursery() as closing:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._close_expired)
                 while True:
-                    while not self._idle:
-                        await self._idle_added.wait()
-                    await trio.sleep_until(self._idle[0].since + self._limits.idle_seconds)
-                    for idle in self._take_expired():
-                        closing.start_soon(idle.client.aclose)
+                    await self._unattended_added.wait()
+                    for kept in self._unattended:
+                        nursery.start_soon(kept.run)
+                    self._unattended.clear()
         finally:
             self._closed = True
-            for idle in self._idle:
-                idle.client.abort()
+            for kept in self._idle:
+                kept.abort()
             self._idle.clear()
+
+    async def _close_expired(self) -> None:
+        async with trio.open_nursery() as closing:
+            while True:
+                while not self._idle:
+                    await self._idle_added.wait()
+                await trio.sleep_until(self._idle[0].since + self._limits.idle_seconds)
+                for kept in self._take_expired():
+                    closing.start_soon(kept.claim().aclose)
 
     async def open(self, request: RequestHead) -> PooledExchange:
         """See `agent.upstream.UpstreamOpener.open`. ``request.fields`` must be free of credentials."""
         access = await self._current_access()
-        head = RequestHead(
-            request.method,
-            self._prefix + request.target,
-            self._authority,
-            request.fields + access.fields,
-            request.protocol,
-            request.content_length,
-            request.ended,
-        )
-        exchange = PooledExchange(self, head)
+        exchange = PooledExchange(self, self._complete(request, access))
         client = self._take_idle(access) if request.protocol is None else None
         if client is not None:
             self._reused += 1
@@ -131,6 +127,76 @@ class ConnectionPool:
                 return exchange
         await self.begin_anew(exchange)
         return exchange
+
+    def _complete(self, request: RequestHead, access: Access) -> RequestHead:
+        return RequestHead(
+            request.method,
+            self._prefix + request.target,
+            self._authority,
+            request.fields + access.fields,
+            request.protocol,
+            request.content_length,
+            request.ended,
+        )
+
+    def begin(self, request: RequestHead) -> tuple[KeptConnection, RequestHead] | None:
+        """Send a request that consists of its head on an idle connection, without waiting.
+
+        The connection and the head as it was sent: set `KeptConnection.listener` at once. What follows is `keep`, or
+        `take_up`, or `drop`. None where a task has to open it.
+        """
+        access = self._credentials.known()
+        kept = self._take_kept(access) if access is not None else None
+        if kept is None or access is None:
+            return None
+        head = self._complete(request, access)
+        try:
+            is_sent = kept.client.send_nowait(head, authority=self._authority)
+        except LocalProtocolError:
+            self._idle.append(kept)
+            return None
+        except ConnectionEnded:
+            is_sent = False
+        if not is_sent:
+            kept.abort()
+            return None
+        self._reused += 1
+        self._busy.add(kept)
+        return kept, head
+
+    def keep(self, kept: KeptConnection) -> None:
+        """The response to what `begin` sent has arrived whole."""
+        kept.listener = None
+        self._busy.discard(kept)
+        if self._closed or not kept.client.reusable:
+            kept.abort()
+        else:
+            kept.since = trio.current_time()
+            self._add_idle(kept)
+
+    def take_up(self, kept: KeptConnection, head: RequestHead, data: bytes) -> PooledExchange:
+        """Go on in a task with a request that `begin` sent, of whose response these bytes have arrived."""
+        kept.listener = None
+        self._busy.discard(kept)
+        exchange = PooledExchange(self, head)
+        exchange.take_up(kept.claim(), kept.access, data)
+        return exchange
+
+    def drop(self, kept: KeptConnection) -> None:
+        """Give up a request that `begin` sent. Idempotent."""
+        self._busy.discard(kept)
+        kept.abort()
+
+    def _lost(self, kept: KeptConnection) -> None:
+        kept.abort()
+        if kept in self._idle:
+            self._idle.remove(kept)
+
+    def _add_idle(self, kept: KeptConnection) -> None:
+        self._idle.append(kept)
+        self._idle_added.call()
+        if len(self._idle) > self._limits.idle_connections:
+            self._idle.popleft().abort()
 
     async def begin_anew(self, exchange: PooledExchange) -> None:
         """Send the request of this exchange on a new connection.
@@ -164,10 +230,10 @@ class ConnectionPool:
         if self._closed or not client.reusable:
             client.abort()
             return
-        self._idle.append(_Idle(client, access, trio.current_time()))
-        self._idle_added.call()
-        if len(self._idle) > self._limits.idle_connections:
-            self._idle.popleft().client.abort()
+        kept = KeptConnection(client, access, since=trio.current_time(), lost=self._lost)
+        self._add_idle(kept)
+        self._unattended.append(kept)
+        self._unattended_added.call()
 
     def statistics(self) -> PoolStatistics:
         """A snapshot of counters."""
@@ -191,15 +257,22 @@ class ConnectionPool:
             raise UpstreamUnreachable(f"the agent has no credentials for {self._name}: {exc}") from exc
 
     def _take_idle(self, access: Access) -> Http1Client | None:
-        while self._idle:
-            idle = self._idle.pop()
-            # Another CA or client certificate: what was dialled under the old one has had its time.
-            if idle.access.context is access.context and idle.client.is_idle_and_alive():
-                return idle.client
-            idle.client.abort()
+        while (kept := self._take_kept(access)) is not None:
+            if kept.claim().is_idle_and_alive():
+                return kept.client
+            kept.abort()
         return None
 
-    def _take_expired(self) -> list[_Idle]:
+    def _take_kept(self, access: Access) -> KeptConnection | None:
+        while self._idle:
+            kept = self._idle.pop()
+            # Another CA or client certificate: what was dialled under the old one has had its time.
+            if kept.access.context is access.context and kept.client.reusable:
+                return kept
+            kept.abort()
+        return None
+
+    def _take_expired(self) -> list[KeptConnection]:
         limit = trio.current_time() - self._limits.idle_seconds
         expired = []
         while self._idle and self._idle[0].since <= limit:
@@ -249,6 +322,14 @@ class PooledExchange:
         self._client = client
         self._access = access
         self._reused = reused
+        self._pool.occupy(self)
+
+    def take_up(self, client: Http1Client, access: Access, data: bytes) -> None:
+        """The request was sent on this connection, which had been idle; these bytes of a response have arrived."""
+        self._exchange = client.take_up(self._head, data)
+        self._client = client
+        self._access = access
+        self._reused = True
         self._pool.occupy(self)
 
     @property

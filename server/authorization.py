@@ -86,11 +86,7 @@ async def authorize(
     ``fields`` are the caller's; they are not changed, and their ``impersonate-*`` lines must not be sent on.
     Checkpoints only where the cluster is asked.
     """
-    grant = find_grant(caller, agent_id)
-    if grant is None or not agent_exists:
-        raise AgentForbidden(agent_id, caller.user)
-    if grant.role == "read-only" and not info.is_read_only:
-        raise Forbidden(_role_text(caller, agent_id, info), agent_id=agent_id)
+    grant = _grant_for(caller, agent_id, agent_exists=agent_exists, info=info)
     own = identity_of(grant, request_id=request_id)
     lines = impersonation_fields(fields)
     if not lines:
@@ -110,6 +106,26 @@ async def authorize(
                 agent_id=agent_id,
             )
     return _block(own, requested)
+
+
+def authorize_at_once(
+    caller: Caller, agent_id: str, *, agent_exists: bool, info: RequestInfo, fields: Fields, request_id: str
+) -> Identity | None:
+    """What `authorize` returns, where the caller asks to be nobody else; None where it does. Raises as `authorize`."""
+    if impersonation_fields(fields):
+        return None
+    grant = _grant_for(caller, agent_id, agent_exists=agent_exists, info=info)
+    return identity_of(grant, request_id=request_id)
+
+
+def _grant_for(caller: Caller, agent_id: str, *, agent_exists: bool, info: RequestInfo) -> Grant:
+    """The grant under which the caller may ask this of the agent. Raises `Forbidden` (`AgentForbidden`)."""
+    grant = find_grant(caller, agent_id)
+    if grant is None or not agent_exists:
+        raise AgentForbidden(agent_id, caller.user)
+    if grant.role == "read-only" and not info.is_read_only:
+        raise Forbidden(_role_text(caller, agent_id, info), agent_id=agent_id)
+    return grant
 
 
 def _block(own: Identity, requested: RequestedIdentity) -> Identity:

@@ -66,6 +66,14 @@ class Directory(Protocol):
         """Whether there is an agent of this id, connected or not."""
         ...
 
+    def known_user(self, token: str) -> Caller | None:
+        """What `authenticate_user` would answer, where that is known without waiting; else None."""
+        ...
+
+    def knows_agent(self, agent_id: str) -> bool:
+        """Whether `has_agent` is known to be true without waiting."""
+        ...
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Watch for what ends, for as long as kas runs."""
         ...
@@ -102,6 +110,10 @@ class FileDirectory:
 
     async def authenticate_user(self, token: str) -> Caller | None:
         """The user to whom the token belongs; None where it is no user token that works now."""
+        return self.known_user(token)
+
+    def known_user(self, token: str) -> Caller | None:
+        """See `Directory.known_user`."""
         if not is_well_formed(token, USER_PREFIX):
             return None
         caller = self._index.users.get(digest(token))
@@ -109,6 +121,10 @@ class FileDirectory:
 
     async def has_agent(self, agent_id: str) -> bool:
         """Whether the file lists an agent of this id."""
+        return self.knows_agent(agent_id)
+
+    def knows_agent(self, agent_id: str) -> bool:
+        """See `Directory.knows_agent`."""
         return agent_id in self._index.agent_ids
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -11,14 +11,17 @@ Deliberately absent: HTTP (the fronts), tunnels (`forwarding`), who is who (`dir
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
 from functools import partial
+from typing import Any
 
 import trio
 
 from server.access_log import Observers
 from server.addressing import KUBERNETES, Addressing, credentials_of
-from server.authorization import AskCluster, authorize
+from server.authorization import AskCluster, authorize, authorize_at_once
 from server.directory import Caller, Directory
+from server.direct import DirectForwarding
 from server.errors import FieldsTooLarge, InternalFailure, ProxyError, Unauthenticated
 from server.exchange_record import Exchange, RequestIds
 from server.forwarding import Forwarder, Forwarding, UpgradeAbandoned
@@ -59,12 +62,81 @@ class Pipeline:
         self._ask_cluster = ask_cluster
         self._new_request_id = RequestIds().take
 
+    def begin(self, downstream: Downstream, peer: str) -> bool:
+        """Begin an exchange directly (`tunnel.direct`): the same steps, where none of them has to wait or to refuse.
+
+        False where one has; then nothing has happened, and `handle` takes the steps one by one.
+        """
+        request = downstream.request
+        try:
+            credentials = credentials_of(request.fields)
+            caller = self._directory.known_user(credentials.token)
+            if caller is None:
+                return False
+            address = self._addressing.address_of(request, credentials)
+            agent_id = address.agent_id
+            tunnel = self._forwarder.find(agent_id)
+            if tunnel is None:
+                return False
+            info = (request_info if address.origin == KUBERNETES else opaque_request_info)(request, address.target)
+            request_id = self._new_request_id()
+            identity = authorize_at_once(
+                caller,
+                agent_id,
+                agent_exists=self._directory.knows_agent(agent_id),
+                info=info,
+                fields=credentials.fields,
+                request_id=request_id,
+            )
+            if identity is None or not tunnel.connection.can_open_nowait:
+                return False
+            self._leases.take(caller.credential_id, agent_id)
+        except ProxyError:
+            return False
+        exchange = Exchange(request_id, request, peer, trio.current_time(), caller, address, info)
+        forwarding = Forwarding(
+            request, address, info, identity, credentials.fields, exchange.progress, partial(self._on_head, exchange)
+        )
+        self._observers.started(exchange)
+        downstream.authenticated()
+        direct = DirectForwarding(exchange, downstream, forwarding, tunnel, self._forwarder, self._end_direct)
+        self._revocations.enter(caller.credential_id, direct.revoke)
+        direct.begin()
+        return True
+
+    def _end_direct(self, direct: DirectForwarding) -> None:
+        """Whatever `begin` has taken goes back. The exchange is over."""
+        exchange = direct.exchange
+        self._release_direct(direct)
+        exchange.ended_at = trio.current_time()
+        self._observers.ended(exchange)
+
+    def _release_direct(self, direct: DirectForwarding) -> None:
+        credential_id = direct.exchange.credential_id
+        self._revocations.leave(credential_id, direct.revoke)
+        self._leases.give_back(credential_id)
+
+    async def _go_on(self, direct: DirectForwarding) -> None:
+        """Take up an exchange that was begun directly."""
+        try:
+            await direct.go_on()
+        finally:
+            self._release_direct(direct)
+
     async def handle(self, downstream: Downstream, peer: str) -> None:
         """Serve one request to its end. Whatever happens, the caller sees an answer or a broken connection."""
-        exchange = Exchange(self._new_request_id(), downstream.request, peer, trio.current_time())
-        self._observers.started(exchange)
+        direct = downstream.direct
+        if isinstance(direct, DirectForwarding):
+            downstream.direct = None
+            await self._serve(direct.exchange, downstream, self._go_on(direct))
+        else:
+            exchange = Exchange(self._new_request_id(), downstream.request, peer, trio.current_time())
+            self._observers.started(exchange)
+            await self._serve(exchange, downstream, self._run(exchange, downstream))
+
+    async def _serve(self, exchange: Exchange, downstream: Downstream, steps: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._run(exchange, downstream)
+            await steps
             exchange.completed()
         except ProxyError as error:
             exchange.failed("refused", ended_by=error.hop, hop=error.hop, error=error.message)

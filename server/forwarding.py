@@ -28,7 +28,7 @@ from server.registry import Registry, Tunnel
 from server.status import REQUEST_ID_FIELD
 from server.verbs import RequestInfo
 from server.watches import framer_for
-from tunnel.deadlines import Deadlines
+from tunnel.deadlines import Deadlines, Wait
 from tunnel.errors import ConnectionEnded, RemoteProtocolError, StreamLimitReached, StreamRefused
 from tunnel.fields import drop_gzip_from_accept_encoding, remove_client_identity, remove_ours, strip_hop_by_hop
 from tunnel.identity import FIELD_NAME, Identity, encode_identity
@@ -41,6 +41,7 @@ from tunnel.relay import (
     UpstreamSilent,
     relay,
 )
+from tunnel.streams import RequestStream
 
 AGENT_REPORT_FIELD = b"moorline-error"
 AGENT_REPORT_BYTES = 2_048
@@ -73,7 +74,7 @@ class ForwardingTimes:
 class Forwarding:
     """One exchange on its way through a tunnel; the `RelayPolicy` of its relay."""
 
-    __slots__ = ("_address", "_info", "_on_head", "_request_id", "head", "head_deadlines", "progress")
+    __slots__ = ("_address", "_info", "_on_head", "_request_id", "head", "head_deadlines", "head_wait", "progress")
 
     continue_seconds = math.inf
 
@@ -91,6 +92,7 @@ class Forwarding:
         self.head = upstream_head(request, address, info, identity, fields)
         self.progress = progress
         self.head_deadlines: Deadlines | None = None
+        self.head_wait: Wait | None = None
         self._address = address
         self._info = info
         self._request_id = identity.request_id
@@ -117,6 +119,16 @@ class Forwarding:
         if head.status >= 200 or head.status == 101:
             self._on_head(head.status)
         return filtered
+
+    def passes_unseen(self, head: ResponseHead) -> bool:
+        """Whether `inspect` has nothing to say, and `filter_head` nothing to refuse."""
+        status = head.status
+        return (
+            not 300 <= status < 400
+            and status != 401
+            and field_value(head.fields, AGENT_REPORT_FIELD) is None
+            and not self._info.is_watch
+        )
 
     async def inspect(self, head: ResponseHead, body: BodyReader) -> None:
         """Raise `ProxyError` where the agent itself answered, or the cluster does not know the agent."""
@@ -146,10 +158,32 @@ class Forwarder:
         """Give up exchanges whose response head does not come in time, for as long as kas runs."""
         await self._deadlines.run()
 
-    async def forward(self, downstream: Downstream, forwarding: Forwarding, *, queue: str) -> None:
+    def begin(self, forwarding: Forwarding, tunnel: Tunnel, expire: Callable[[], None]) -> RequestStream | None:
+        """Send the head of an exchange without waiting; None where that cannot be done now.
+
+        ``expire`` is called where no response head comes in time; `forward` ends that wait, or `end_wait`.
+        """
+        upstream = tunnel.connection.open_nowait(forwarding.head)
+        if upstream is not None and not forwarding.is_long_running:
+            forwarding.head_deadlines = self._deadlines
+            forwarding.head_wait = self._deadlines.start(expire)
+        return upstream
+
+    def end_wait(self, forwarding: Forwarding) -> None:
+        """The response head of an exchange that was begun is here, or not wanted any more. Idempotent."""
+        if forwarding.head_wait is not None:
+            self._deadlines.end(forwarding.head_wait)
+
+    def find(self, agent_id: str) -> Tunnel | None:
+        """A tunnel for an exchange that is to begin without waiting."""
+        return self._registry.find(agent_id)
+
+    async def forward(
+        self, downstream: Downstream, forwarding: Forwarding, *, queue: str, begun: Begun | None = None
+    ) -> None:
         """Relay the exchange to its end; ``queue`` names whose turn it is at a limit of streams.
 
-        Raises `ProxyError` while the response has not started, `UpgradeAbandoned`, `tunnel.relay.UpstreamFailed` after
+        ``begun`` is where `begin` has sent it already. Raises `ProxyError` while the response has not started, `UpgradeAbandoned`, `tunnel.relay.UpstreamFailed` after
         the response had started, or `tunnel.relay.DownstreamGone`.
         """
         if not forwarding.is_long_running:
@@ -157,11 +191,16 @@ class Forwarder:
         seconds = max(self._wait_for_agent, WATCH_WAIT_SECONDS) if forwarding.is_watch else self._wait_for_agent
         refused: list[Tunnel] = []
         while True:
-            tunnel = await self._locate(forwarding.agent_id, refused, seconds)
+            if begun is not None:
+                tunnel = begun[0]
+            else:
+                tunnel = await self._locate(forwarding.agent_id, refused, seconds)
             try:
-                await self._try(downstream, tunnel, forwarding, queue)
+                upstream = begun[1] if begun is not None else await self._open(tunnel, forwarding, queue)
+                await self._relay(downstream, tunnel.agent_id, upstream, forwarding)
                 return
             except _NotProcessed as exc:
+                begun = forwarding.head_wait = None
                 refused.append(tunnel)
                 if len(refused) >= MAX_TRIES or forwarding.progress.request_taken:
                     raise TunnelSaturated(forwarding.agent_id) from exc
@@ -176,18 +215,22 @@ class Forwarder:
             raise AgentNotConnected(agent_id, waited_seconds=seconds)
         return tunnel
 
-    async def _try(self, downstream: Downstream, tunnel: Tunnel, forwarding: Forwarding, queue: str) -> None:
+    async def _open(self, tunnel: Tunnel, forwarding: Forwarding, queue: str) -> RequestStream:
         agent_id, connection = tunnel.agent_id, tunnel.connection
         if forwarding.head.protocol is not None and not connection.peer_allows_upgrades:
             raise UpstreamAnswerUnusable(
                 agent_id, "this agent takes no upgrades (exec, attach, port-forward)", hop="agent"
             )
         try:
-            upstream = await connection.open(forwarding.head, queue=queue)
+            return await connection.open(forwarding.head, queue=queue)
         except StreamLimitReached:
             raise TunnelSaturated(agent_id) from None
         except ConnectionEnded as exc:
             raise _NotProcessed from exc
+
+    async def _relay(
+        self, downstream: Downstream, agent_id: str, upstream: RequestStream, forwarding: Forwarding
+    ) -> None:
         try:
             await relay(downstream, upstream, forwarding, forwarding.progress)
         except UpstreamFailed as exc:
@@ -200,6 +243,10 @@ class Forwarder:
             if isinstance(exc, UpstreamSilent):
                 raise UpstreamTimeout(agent_id, self._deadlines.seconds) from exc
             raise _failure(agent_id, exc) from exc
+
+
+Begun = tuple[Tunnel, RequestStream]
+"""The tunnel through which an exchange was sent, and its stream."""
 
 
 class _NotProcessed(Exception):

@@ -222,6 +222,7 @@ class Kas:
         limits, timeouts = self._config.proxy.limits, self._config.timeouts
         return Front(
             pipeline.handle,
+            begin=pipeline.begin,
             engine=dataclasses.replace(
                 FRONT_RESPONDER,
                 max_header_list_bytes=limits.head_bytes,

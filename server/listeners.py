@@ -24,6 +24,9 @@ from tunnel.transports.base import Transport
 
 logger = logging.getLogger(__name__)
 
+Begin = Callable[[Downstream, str], bool]
+"""Begins an exchange directly, where that is possible now (`tunnel.direct`)."""
+
 Handler = Callable[[Downstream, str], Awaitable[None]]
 """Serves one request; the text is the peer's address and port."""
 
@@ -35,12 +38,14 @@ class Front:
         self,
         handler: Handler,
         *,
+        begin: Begin,
         engine: EngineConfig,
         budget: WindowBudget,
         times: ConnectionTimes,
         http1: Http1Limits,
     ) -> None:
         self._handler = handler
+        self._begin = begin
         self._engine = engine
         self._budget = budget
         self._times = times
@@ -83,6 +88,7 @@ class Front:
             role=Role.RESPONDER,
             config=self._engine,
             handler=partial(_serve, self._handler, transport.info.peer),
+            begin=partial(_begin, self._begin, transport.info.peer),
             budget=self._budget,
             times=self._times,
             name=f"front {transport.info.peer}",
@@ -101,6 +107,7 @@ class Front:
         server = Http1Server(
             transport,
             partial(_serve, self._handler, transport.info.peer),
+            begin=partial(_begin, self._begin, transport.info.peer),
             limits=self._http1,
             render_error=render_plain_refusal,
         )
@@ -113,6 +120,10 @@ class Front:
             logger.debug("a caller's HTTP/1.1 connection broke", extra={"peer": transport.info.peer, "error": str(exc)})
         finally:
             self._forget(server)
+
+
+def _begin(begin: Begin, peer: str, downstream: Downstream) -> bool:
+    return begin(downstream, peer)
 
 
 async def _serve(handler: Handler, peer: str, downstream: Downstream) -> None:

@@ -54,7 +54,7 @@ from tunnel.openings import Openings
 from tunnel.streams import Http2Stream, RequestStream, ServedStream
 from tunnel.transports.base import SMALL_BYTES, Transport, send_at_once
 from tunnel.wakeup import Wakeup
-from tunnel.workers import Handler, Workers
+from tunnel.workers import Begin, Handler, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -102,19 +102,30 @@ class Connection:
         role: Role,
         config: EngineConfig,
         handler: Handler | None = None,
+        begin: Begin | None = None,
         budget: WindowBudget | None = None,
         times: ConnectionTimes = DEFAULT_TIMES,
         on_going_away: Callable[[str], None] | None = None,
         name: str = "http2",
     ) -> None:
-        """``handler`` serves requests (responder). ``on_going_away`` hears the debug data of the peer's GOAWAY."""
+        """``handler`` serves requests (responder); ``begin`` is asked first, for those that may need no task.
+
+        ``on_going_away`` hears the debug data of the peer's GOAWAY.
+        """
         self._transport = transport
         self._engine = Engine(role, config, budget=budget, now=trio.current_time())
-        self._workers = Workers(handler, name=name, ended=self._on_served)
+        self._workers = Workers(handler, name=name, ended=self.served)
+        self._begin_directly = begin
         self._on_going_away = on_going_away
         self._name = name
         self._streams: set[Http2Stream] = set()
         self._accepted: list[ServedStream] = []
+        """Requests that no task has taken up yet."""
+        self._begun: list[ServedStream] = []
+        """Requests of the bytes that the reader is looking at, which may begin directly."""
+        self._partial: list[RequestStream] = []
+        """Direct exchanges of which the bytes that the reader is looking at bring a part."""
+        self._workers_wanted = Wakeup()
         self._openings = Openings()
         self._writer_wakeup = Wakeup()
         self._ready = trio.Event()
@@ -144,6 +155,8 @@ class Connection:
                 nursery.start_soon(self._write_frames, nursery.cancel_scope)
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._receive_frames)
+                if self._engine.role is Role.RESPONDER:
+                    nursery.start_soon(self._start_workers)
                 await self._ready.wait()
                 task_status.started()
         except* (trio.BrokenResourceError, trio.ClosedResourceError) as group:
@@ -234,6 +247,18 @@ class Connection:
             await self._wait_for_slot(queue)
         if not self.is_usable:
             raise self._failure or ConnectionEnded(f"{self._name}: takes no new requests")
+        return self._open(head)
+
+    def open_nowait(self, head: RequestHead) -> RequestStream | None:
+        """`open` where it need not wait; None where it would, or the connection takes no new requests."""
+        return self._open(head) if self.can_open_nowait else None
+
+    @property
+    def can_open_nowait(self) -> bool:
+        """Whether `open_nowait` would open a stream."""
+        return not self._openings and self._engine.can_open and self.is_usable
+
+    def _open(self, head: RequestHead) -> RequestStream:
         is_upgrade = head.protocol is not None
         ended = head.ended and not is_upgrade
         h2 = self._engine.open_stream(request_fields(head), ended=ended)
@@ -282,6 +307,16 @@ class Connection:
             if self._engine.has_output:
                 self._writer_wakeup.call()
 
+    def note_partial(self, stream: RequestStream) -> None:
+        """Part of a response came, of which no task knows. If the rest is not right behind it, one is needed."""
+        self._partial.append(stream)
+
+    def hand_over(self, stream: ServedStream) -> None:
+        """Have a task serve this request, which was under way without one."""
+        if not self._workers.resume(stream):
+            self._accepted.append(stream)
+            self._workers_wanted.call()
+
     def authenticated(self) -> None:
         """A request on this connection was authenticated; the limits for strangers no longer apply."""
         self._liveness.authenticated()
@@ -311,22 +346,48 @@ class Connection:
     # --- tasks ----------------------------------------------------------------------------------------
 
     async def _receive_frames(self) -> None:
-        transport, engine, accepted = self._transport, self._engine, self._accepted
+        transport, engine = self._transport, self._engine
+        while True:
+            data = await transport.receive_some()
+            if not data:
+                raise ConnectionEnded(f"{self._name}: the peer closed the connection")
+            self._liveness.received_at = now = trio.current_time()
+            for event in engine.receive(data, now):
+                self._dispatch(event)
+            if self._begun:
+                self._begin_requests()
+            if self._partial:
+                self._hand_over_partial()
+            if engine.has_output:
+                self._writer_wakeup.call()
+
+    def _begin_requests(self) -> None:
+        """Begin the requests of one read: after all of its frames, so that one that was reset at once begins nothing."""
+        for stream in self._begun:
+            if not self._began_directly(stream):
+                self.hand_over(stream)
+        self._begun.clear()
+
+    def _began_directly(self, stream: ServedStream) -> bool:
+        if self._begin_directly is None or not stream.received_end or stream.request.protocol is not None:
+            return False
+        return stream.failure is None and not stream.head_too_large and self._begin_directly(stream)
+
+    def _hand_over_partial(self) -> None:
+        """No byte of a response waits for others: what is not whole by now is a task's."""
+        for stream in self._partial:
+            if stream.direct is not None:
+                stream.direct.need_task()
+        self._partial.clear()
+
+    async def _start_workers(self) -> None:
+        """Serve requests in tasks; none of them outlives this one."""
         async with trio.open_nursery() as handlers:
             while True:
-                data = await transport.receive_some()
-                if not data:
-                    raise ConnectionEnded(f"{self._name}: the peer closed the connection")
-                self._liveness.received_at = now = trio.current_time()
-                for event in engine.receive(data, now):
-                    self._dispatch(event)
-                if engine.has_output:
-                    self._writer_wakeup.call()
-                if accepted:
-                    for stream in accepted:
-                        if not self._workers.resume(stream):
-                            handlers.start_soon(self._workers.work, stream)
-                    accepted.clear()
+                await self._workers_wanted.wait()
+                for stream in self._accepted:
+                    handlers.start_soon(self._workers.work, stream)
+                self._accepted.clear()
 
     async def _write_frames(self, everything: trio.CancelScope) -> None:
         transport, engine = self._transport, self._engine
@@ -377,8 +438,8 @@ class Connection:
         elif verdict is Verdict.STRANGER:
             self.close(debug=b"unauthenticated")
 
-    def _on_served(self, stream: ServedStream) -> None:
-        """The handler has left a request: its slot is free."""
+    def served(self, stream: ServedStream) -> None:
+        """A request has been dealt with: its slot is free."""
         if not self._ended.is_set():
             self._engine.release(stream.h2)
             self._writer_wakeup.call()
@@ -462,7 +523,7 @@ class Connection:
     def _add_served(self, stream: ServedStream, h2: Stream) -> None:
         h2.owner = stream
         self._add(stream)
-        self._accepted.append(stream)
+        self._begun.append(stream)
 
     def _on_pong(self, payload: bytes) -> None:
         if payload == DRAIN_PING:

@@ -11,6 +11,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
 
+from tunnel.direct import DirectExchange
+
 Field = tuple[bytes, bytes]
 """One field line: the name in lower case, the value without surrounding white space."""
 
@@ -126,10 +128,31 @@ class Downstream(Protocol):
     """One request that arrived here, and the means to answer it."""
 
     request: RequestHead
+    direct: DirectExchange | None
+    """What is under way here without a task, until a task has taken it up (`tunnel.direct`)."""
 
     @property
     def body(self) -> BodyReader:
         """The request body."""
+        ...
+
+    def respond_nowait(self, head: ResponseHead, data: bytes) -> bool:
+        """Send a whole response without waiting; False where the end of it still waits for room: then `flush` it.
+
+        Raises `StreamError` or `ConnectionEnded`.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Send what `respond_nowait` had to leave. Cancelled, the exchange can only be reset."""
+        ...
+
+    def end_direct(self) -> None:
+        """The direct exchange is over; where it was answered, the connection goes on."""
+        ...
+
+    def hand_over(self) -> None:
+        """Have a task call the handler with this; it finds `direct`, takes it away and goes on."""
         ...
 
     async def send_interim(self, head: ResponseHead) -> None:

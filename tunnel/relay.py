@@ -96,6 +96,8 @@ class RelayPolicy(Protocol):
 
     head_deadlines: Deadlines | None
     """Bounds the wait for the final head, counted from the last byte of the request that was sent on; None: no bound."""
+    head_wait: Wait | None
+    """Of an exchange that was under way without a task: its wait for the head, which has begun."""
     continue_seconds: float
     """With ``expect: 100-continue``: how long the body is held back when no 100 comes (agentk: 1 s; kas: for ever,
     since its own deadline for the head applies)."""
@@ -237,7 +239,7 @@ async def _receive_head(
 async def _receive_head_in_time(
     downstream: Downstream, upstream: Upstream, policy: RelayPolicy, deadlines: Deadlines, gate: _Gate | None
 ) -> ResponseHead:
-    wait = deadlines.start(lambda: upstream.reset(ErrorCode.CANCEL))
+    wait = policy.head_wait or deadlines.start(lambda: upstream.reset(ErrorCode.CANCEL))
     if gate is not None:
         gate.wait_for_head = wait
     try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tunnel.direct import DIRECT_BYTES, DirectExchange
 from tunnel.errors import (
     ConnectionEnded,
     ErrorCode,
@@ -159,12 +160,16 @@ class Http2Stream:
             self._chunks.append(data)
         if ended:
             self.received_end = True
-        self._readable.call()
+        self._arrived()
 
     def on_trailers(self, fields: Fields) -> None:
         """The trailer section arrived, and with it the end."""
         self.trailers = fields
         self.received_end = True
+        self._arrived()
+
+    def _arrived(self) -> None:
+        """Something is to be read."""
         self._readable.call()
 
     def on_reset(self, code: int, remote: bool, refused: bool) -> None:
@@ -192,12 +197,14 @@ class Http2Stream:
 class RequestStream(Http2Stream):
     """A request that this side sent: an `Upstream`."""
 
-    __slots__ = ("_heads", "_is_upgrade")
+    __slots__ = ("_heads", "_is_upgrade", "direct")
 
     def __init__(self, connection: Connection, h2: Stream, *, is_upgrade: bool, ended: bool) -> None:
         super().__init__(connection, h2)
         self._heads: deque[ResponseHead] = deque()
         self._is_upgrade = is_upgrade
+        self.direct: DirectExchange | None = None
+        """What reads the response instead of a task; None again once a task does."""
         self.sent_end = ended and not is_upgrade
 
     @property
@@ -218,9 +225,38 @@ class RequestStream(Http2Stream):
             await self._readable.wait()
         return self._heads.popleft()
 
+    def peek_whole(self) -> ResponseHead | None:
+        """The head of a response that is at hand to the end and small; None where there is more to it than that."""
+        heads = self._heads
+        if len(heads) != 1 or not self.received_end or self.trailers or heads[0].status < 200:
+            return None
+        if len(self._chunks) > 1 and sum(map(len, self._chunks)) > DIRECT_BYTES:
+            return None
+        return heads[0]
+
+    def take_whole(self) -> bytes:
+        """The body of the response that `peek_whole` has shown; it and its head are consumed."""
+        self._heads.clear()
+        return self.receive_nowait() or b""
+
     def take_stream(self) -> UpgradedStream:
         """See `tunnel.messages.Upstream.take_stream`."""
         return UpgradedStream(self)
+
+    def _arrived(self) -> None:
+        direct = self.direct
+        if direct is None:
+            self._readable.call()
+        elif self.received_end:
+            direct.response_complete()
+        else:
+            self._connection.note_partial(self)
+
+    def on_failure(self, failure: TunnelError) -> None:
+        """Nothing more comes or goes: wake whoever waits."""
+        super().on_failure(failure)
+        if self.direct is not None:
+            self.direct.need_task()
 
     def on_head(self, fields: Fields, ended: bool) -> None:
         """An interim or final head arrived. A 200 to an upgrade is the 101 of the upstream."""
@@ -231,7 +267,7 @@ class RequestStream(Http2Stream):
         self._heads.append(head)
         if ended:
             self.received_end = True
-        self._readable.call()
+        self._arrived()
 
     def on_head_too_large(self) -> None:
         """The response head exceeded our limit."""
@@ -242,7 +278,16 @@ class RequestStream(Http2Stream):
 class ServedStream(Http2Stream):
     """A request that arrived here: a `Downstream`."""
 
-    __slots__ = ("_is_upgraded", "_response_started", "answered_early", "head_too_large", "request", "scope")
+    __slots__ = (
+        "_handed_over",
+        "_is_upgraded",
+        "_response_started",
+        "answered_early",
+        "direct",
+        "head_too_large",
+        "request",
+        "scope",
+    )
 
     def __init__(self, connection: Connection, h2: Stream, request: RequestHead, *, ended: bool) -> None:
         super().__init__(connection, h2)
@@ -255,6 +300,9 @@ class ServedStream(Http2Stream):
         self.head_too_large = False
         self.scope: trio.CancelScope | None = None
         """Set while the handler runs; cancelled when the caller resets the stream."""
+        self.direct: DirectExchange | None = None
+        """See `tunnel.messages.Downstream.direct`."""
+        self._handed_over = False
 
     @property
     def body(self) -> ServedStream:
@@ -278,8 +326,15 @@ class ServedStream(Http2Stream):
     def cancel(self) -> None:
         """See `tunnel.messages.Downstream.cancel`."""
         self.reset(ErrorCode.CANCEL)
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """Cancel whatever runs for the caller."""
         if self.scope is not None:
             self.scope.cancel()
+        elif self.direct is not None:
+            self.direct.abandon()
+            self.end_direct()
 
     async def send_interim(self, head: ResponseHead) -> None:
         """See `tunnel.messages.Downstream.send_interim`."""
@@ -297,6 +352,32 @@ class ServedStream(Http2Stream):
             self._connection.send_data(self.h2, data, ended=end)
             if not end:
                 await self.wait_sendable()
+
+    def respond_nowait(self, head: ResponseHead, data: bytes) -> bool:
+        """See `tunnel.messages.Downstream.respond_nowait`. What the peer has no window for is queued, and that is all."""
+        self._check_sending()
+        self._response_started = True
+        self.sent_end = True
+        head_only = head.ended or not data
+        self._connection.send_head(self.h2, response_fields(head), ended=head_only)
+        if not head_only:
+            self._connection.send_data(self.h2, data, ended=True)
+        return True
+
+    async def flush(self) -> None:
+        """See `tunnel.messages.Downstream.flush`: nothing is left to a task here."""
+
+    def end_direct(self) -> None:
+        """See `tunnel.messages.Downstream.end_direct`."""
+        self.direct = None
+        if not self._handed_over:
+            self.conclude()
+            self._connection.served(self)
+
+    def hand_over(self) -> None:
+        """See `tunnel.messages.Downstream.hand_over`."""
+        self._handed_over = True
+        self._connection.hand_over(self)
 
     async def accept_upgrade(self, head: ResponseHead) -> UpgradedStream:
         """See `tunnel.messages.Downstream.accept_upgrade`."""
@@ -319,8 +400,7 @@ class ServedStream(Http2Stream):
     def on_failure(self, failure: TunnelError) -> None:
         """The connection is gone: whatever runs for the caller is cancelled."""
         super().on_failure(failure)
-        if self.scope is not None:
-            self.scope.cancel()
+        self._cancel()
 
     def conclude(self) -> None:
         """The handler has returned: an answer that is not finished is cut off, a request unread is refused the rest."""

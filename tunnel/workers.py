@@ -26,6 +26,8 @@ EARLY_ANSWER_SECONDS = 0.25
 could no more tell a violation from a frame that was under way; most requests end by themselves before."""
 
 Handler = Callable[[ServedStream], Awaitable[None]]
+Begin = Callable[[ServedStream], bool]
+"""Begins an exchange directly, where that is possible now; else False, and nothing has happened (`tunnel.direct`)."""
 
 
 class _Worker:

@@ -11,7 +11,7 @@ import trio
 from support.exchanges import ScriptedBody, ScriptedDownstream, ScriptedStream, ScriptedUpstream
 from trio.testing import wait_all_tasks_blocked
 
-from tunnel.deadlines import Deadlines
+from tunnel.deadlines import Deadlines, Wait
 from tunnel.errors import ConnectionEnded, StreamReset
 from tunnel.messages import BodyReader, RequestHead, ResponseHead
 from tunnel.relay import (
@@ -39,6 +39,7 @@ class PlainPolicy:
     """Changes nothing, and waits as long as a test says."""
 
     head_deadlines: Deadlines | None = None
+    head_wait: Wait | None = None
     continue_seconds: float = math.inf
     boundary: LineBoundary | None = None
     refusal: bool = False

@@ -100,6 +100,58 @@ class Http1Client:
         await self.sender.send(wire)
         return exchange
 
+    def send_nowait(self, head: RequestHead, *, authority: bytes) -> bool:
+        """Send a request that consists of its head, without waiting; False where it could not leave as a whole.
+
+        Then, and where `ConnectionEnded` is raised, the connection is only good for `abort`. What arrives next belongs
+        to `take_whole`, or to the exchange that `take_up` makes. Raises `LocalProtocolError` for a head that cannot be
+        sent; then nothing has happened.
+        """
+        _, length = _request_framing(head, None)
+        framing = b"" if length is None else b"Content-Length: %d\r\n" % length
+        wire = encode_request_head(head, authority=authority, framing=framing)
+        self._exchange = None
+        self.received_any_byte = False
+        self.sender.wrote = False
+        return self.sender.send_nowait(wire)
+
+    def take_whole(self, data: bytes, method: bytes) -> tuple[ResponseHead, bytes] | None:
+        """The response to what `send_nowait` sent, if these bytes are one final response to the end and nothing else.
+
+        The connection is then `reusable`, if the response allows it. None: nothing has happened.
+        """
+        end = data.find(b"\r\n\r\n")
+        if not 0 < end <= self.limits.response_head_bytes or len(self.input):
+            return None
+        try:
+            head, framing = parse_response_head(data[: end + 2], method, limits=self.limits)
+            body = data[end + 4 :]
+            if framing.kind is BodyKind.CHUNKED:
+                decoder = ChunkedDecoder()
+                body = decoder.feed(body)
+                if not decoder.ended or decoder.leftover or decoder.trailers:
+                    return None
+        except RemoteProtocolError:
+            return None  # whoever takes the exchange up finds the same
+        if head.status < 200 or framing.kind is BodyKind.UNTIL_CLOSE:
+            return None
+        if framing.kind is not BodyKind.CHUNKED:
+            length = head.content_length if framing.kind is BodyKind.LENGTH else 0
+            if len(body) != length:
+                return None
+        if not framing.persistent:
+            self.sender.intact = False
+        return head, body
+
+    def take_up(self, head: RequestHead, data: bytes) -> Http1Upstream:
+        """The exchange of a request that `send_nowait` sent, of whose response these bytes have arrived."""
+        writer = MessageWriter(self.sender, BodyKind.NONE)
+        writer.end()
+        self._exchange = Http1Upstream(self, head, writer)
+        if data:
+            self.input.append(data)
+        return self._exchange
+
     async def receive_some(self) -> bytes:
         """The next bytes of the transport, for the exchange. Raises `ConnectionEnded`."""
         try:

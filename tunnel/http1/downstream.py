@@ -9,6 +9,7 @@ from typing import Protocol
 
 import trio
 
+from tunnel.direct import DirectExchange
 from tunnel.errors import LocalProtocolError, RemoteProtocolError, StreamReset
 from tunnel.http1.framing import BodyDecoder, ChunkedDecoder, LengthDecoder
 from tunnel.http1.heads import BodyKind, encode_response_head
@@ -118,6 +119,14 @@ class Connection(Protocol):
         """Cancel what serves the exchange; the connection ends with it."""
         ...
 
+    def end_direct(self) -> None:
+        """The exchange that was under way without a task has been answered."""
+        ...
+
+    def hand_over(self) -> None:
+        """The exchange that was under way without a task needs one."""
+        ...
+
     async def stop_reading(self) -> bytes:
         """Leave the receiving half to somebody else; returns what was read beyond the request."""
         ...
@@ -126,7 +135,17 @@ class Connection(Protocol):
 class Http1Downstream:
     """One exchange on an HTTP/1.1 connection. Made by `tunnel.http1.server.Http1Server` only."""
 
-    __slots__ = ("_connection", "_response_started", "_writer", "body", "close", "request", "request_body", "stream")
+    __slots__ = (
+        "_connection",
+        "_response_started",
+        "_writer",
+        "body",
+        "close",
+        "direct",
+        "request",
+        "request_body",
+        "stream",
+    )
 
     def __init__(self, connection: Connection, request: RequestHead, body: RequestBody, *, persistent: bool) -> None:
         self._connection = connection
@@ -139,6 +158,8 @@ class Http1Downstream:
         """Whether the connection ends with this exchange."""
         self.stream: UpgradedStream | None = None
         """The byte stream, once the exchange was upgraded."""
+        self.direct: DirectExchange | None = None
+        """See `tunnel.messages.Downstream.direct`."""
 
     def authenticated(self) -> None:
         """To be called once the caller is known: the limits for strangers no longer apply to the connection."""
@@ -177,6 +198,27 @@ class Http1Downstream:
 
         Data for the answer to a HEAD request counts for Content-Length and is not sent.
         """
+        await self._connection.sender.send(self._whole(head, data, end=end))
+
+    def respond_nowait(self, head: ResponseHead, data: bytes) -> bool:
+        """See `tunnel.messages.Downstream.respond_nowait`. Raises as `send_response` does."""
+        return self._connection.sender.send_nowait(self._whole(head, data, end=True))
+
+    async def flush(self) -> None:
+        """See `tunnel.messages.Downstream.flush`."""
+        await self._connection.sender.send_rest()
+
+    def end_direct(self) -> None:
+        """See `tunnel.messages.Downstream.end_direct`."""
+        self.direct = None
+        self._connection.end_direct()
+
+    def hand_over(self) -> None:
+        """See `tunnel.messages.Downstream.hand_over`."""
+        self._connection.hand_over()
+
+    def _whole(self, head: ResponseHead, data: bytes, *, end: bool) -> bytes:
+        """The final head and these bytes of the body as they go on the wire; the response has begun with that."""
         if self._response_started:
             raise LocalProtocolError("a second final response to one request")
         if head.status < 200:
@@ -199,7 +241,7 @@ class Http1Downstream:
             wire += writer.end()
         self._writer = writer
         self._response_started = True
-        await self._connection.sender.send(wire)
+        return wire
 
     def _frame(self, head: ResponseHead, length: int | None) -> tuple[BodyKind, bytes]:
         """How the body of this response is framed, and the lines that say so and what becomes of the connection."""

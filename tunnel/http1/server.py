@@ -21,6 +21,8 @@ from tunnel.messages import Fields, RequestHead
 from tunnel.transports.base import Transport
 
 Handler = Callable[[Http1Downstream], Awaitable[None]]
+Begin = Callable[[Http1Downstream], bool]
+"""Begins an exchange directly, where that is possible now; else False, and nothing has happened (`tunnel.direct`)."""
 RenderError = Callable[[int, str], tuple[Fields, bytes]]
 
 
@@ -43,6 +45,7 @@ class Http1Server:
         *,
         limits: Http1Limits = DEFAULT_LIMITS,
         render_error: RenderError,
+        begin: Begin | None = None,
         initial: bytes = b"",
         upgrades: frozenset[bytes] = UPGRADES,
     ) -> None:
@@ -50,6 +53,8 @@ class Http1Server:
         self.must_close = False
         self._transport = transport
         self._handler = handler
+        self._begin_directly = begin
+        self._given: Http1Downstream | None = None  # for the serving task: to be handled, or answered already
         self._limits = limits
         self._render_error = render_error
         self._upgrades = upgrades
@@ -90,6 +95,8 @@ class Http1Server:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client, or whoever had the stream of an upgrade, was faster
         finally:
+            if self._downstream is not None and self._downstream.direct is not None:
+                self._downstream.direct.abandon()
             self._transport.abort()
 
     def drain(self) -> None:
@@ -163,12 +170,42 @@ class Http1Server:
                 self._note_client_gone()
             return
         downstream = self._downstream
-        if downstream is not None and downstream.request_body.incomplete:
+        if downstream is None:
+            if self._take_whole_head(data):
+                return
+        elif downstream.request_body.incomplete:
             data = downstream.request_body.feed(data)
             if data:
                 self._input.append(data)
             return
         self._input.append(data)
+        self._arrived.unpark_all()
+
+    def _take_whole_head(self, data: bytes) -> bool:
+        """Begin the exchange where these bytes are one request head and nothing else; False where they are not.
+
+        The serving task is not woken where the exchange could begin directly. What is wrong with a head, that task
+        finds out and answers.
+        """
+        end = len(data) - 4
+        if len(self._input) or self._draining or data.find(b"\r\n\r\n") != end or end < 0:
+            return False
+        if end > self._limits.request_head_bytes:
+            return False
+        try:
+            head = parse_request_head(data[: end + 2], limits=self._limits, upgrades=self._upgrades)
+        except RemoteProtocolError:
+            return False
+        self._deadline = math.inf
+        self._requests += 1
+        downstream = self._begin(head)
+        begin = self._begin_directly
+        if begin is None or not head.ended or head.protocol is not None or not begin(downstream):
+            self._give(downstream)
+        return True
+
+    def _give(self, downstream: Http1Downstream) -> None:
+        self._given = downstream
         self._arrived.unpark_all()
 
     def _is_full(self) -> bool:
@@ -194,6 +231,21 @@ class Http1Server:
         """See `tunnel.http1.downstream.Connection`."""
         self._handler_scope.cancel()
 
+    def hand_over(self) -> None:
+        """See `tunnel.http1.downstream.Connection`."""
+        assert self._downstream is not None
+        self._give(self._downstream)
+
+    def end_direct(self) -> None:
+        """See `tunnel.http1.downstream.Connection`."""
+        downstream = self._downstream
+        assert downstream is not None
+        if downstream.finished and not (downstream.close or self.must_close or len(self._input)):
+            self._downstream = None
+            self._set_deadline(trio.current_time() + self._idle_seconds())
+        else:
+            self._give(downstream)
+
     def _set_deadline(self, deadline: float) -> None:
         self._deadline = deadline
         scope = self._reader_scope
@@ -206,13 +258,12 @@ class Http1Server:
         """Serve requests until the connection is to be closed; True where that is to be done in order."""
         while True:
             try:
-                head = await self._next_request()
+                downstream = await self._next_request()
             except RemoteProtocolError as error:
                 return await self._refuse(error)
-            if head is None:
+            if downstream is None:
                 return True
-            downstream = self._begin(head)
-            if not await self._handle(downstream):
+            if not (downstream.finished or await self._handle(downstream)):
                 return False
             if downstream.close or self.must_close:
                 if downstream.request_body.incomplete:
@@ -227,14 +278,20 @@ class Http1Server:
             return idle
         return min(idle, self._started_at + self._limits.unauthenticated_seconds - trio.current_time())
 
-    async def _next_request(self) -> RequestHead | None:
-        """The next request head; None where the connection is to be closed without an answer."""
+    async def _next_request(self) -> Http1Downstream | None:
+        """The next request for this task; None where the connection is to be closed without an answer."""
         buffer = self._input
         in_head = False
         can_skip = True
         if len(buffer) and self._requests:
             await trio.lowlevel.checkpoint()  # who sends many requests at once must not have the loop for all of them
         while True:
+            if self._given is not None:
+                downstream, self._given = self._given, None
+                return downstream
+            if self._downstream is not None:  # an exchange is under way without this task
+                await self._arrived.park()
+                continue
             if can_skip and len(buffer) >= 2:
                 can_skip = False
                 buffer.skip_empty_line()
@@ -243,7 +300,7 @@ class Http1Server:
                 self._deadline = math.inf
                 self._requests += 1
                 head = parse_request_head(block, limits=self._limits, upgrades=self._upgrades)
-                return None if self._client_gone else head
+                return None if self._client_gone else self._begin(head)
             if self._client_gone:
                 return None
             if self._timed_out:

@@ -20,7 +20,7 @@ class Sender:
     After such a write nobody knows what the other side has, so that nothing may follow it.
     """
 
-    __slots__ = ("intact", "peer", "transport", "wrote")
+    __slots__ = ("intact", "peer", "transport", "unsent", "wrote")
 
     def __init__(self, transport: Transport, peer: str) -> None:
         self.transport = transport
@@ -29,6 +29,8 @@ class Sender:
         self.intact = True
         self.wrote = False
         """Whether a write was begun; its owner sets it back."""
+        self.unsent: memoryview | None = None
+        """What `send_nowait` could not hand over; until `send_rest` has, nothing else may be sent."""
 
     async def send(self, data: bytes) -> None:
         """Write all of it. Raises `ConnectionEnded`. Cancelled, it leaves a connection that can only be aborted."""
@@ -41,6 +43,39 @@ class Sender:
                 await send_at_once(self.transport, data)
             else:
                 await self.transport.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise ConnectionEnded(f"the connection to the {self.peer} was lost while writing") from error
+        self.intact = True
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Write what the transport takes now; True where that was all. Else `send_rest` has to follow.
+
+        Raises `ConnectionEnded`.
+        """
+        if not self.intact:
+            raise ConnectionEnded(f"the connection to the {self.peer} is closed, or a write on it was cut short")
+        self.wrote = True
+        try:
+            taken = self.transport.send_nowait(data)
+            if taken == len(data) and self.transport.is_flushed:
+                return True
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.intact = False
+            raise ConnectionEnded(f"the connection to the {self.peer} was lost while writing") from error
+        self.intact = False
+        self.unsent = memoryview(data)[taken:]
+        return False
+
+    async def send_rest(self) -> None:
+        """Write what `send_nowait` could not. Raises `ConnectionEnded`; cancelled, the connection is lost."""
+        rest, self.unsent = self.unsent, None
+        if rest is None:
+            return
+        try:
+            if rest:
+                await self.transport.send_all(rest)
+            else:
+                await self.transport.flush()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionEnded(f"the connection to the {self.peer} was lost while writing") from error
         self.intact = True

@@ -1,0 +1,70 @@
+"""A connection to the kube-apiserver that is kept between requests, and the task that listens on it.
+
+While nobody uses the connection, that task finds out when the server closes it. While a direct exchange does
+(`tunnel.direct`), it is the one that reads the response. A task that wants the connection for itself claims it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from agent.credentials import Access
+from tunnel.errors import ConnectionEnded
+from tunnel.http1.client import Http1Client
+
+
+class Listener(Protocol):
+    """A direct exchange, as the connection sees it."""
+
+    def received(self, data: bytes) -> bool:
+        """Bytes of the response, or ``b""`` where the connection has ended; False where a task takes over from here."""
+        ...
+
+
+class KeptConnection:
+    """One connection with nobody's or one direct exchange's request on it."""
+
+    __slots__ = ("_lost", "_scope", "access", "client", "listener", "since")
+
+    def __init__(
+        self, client: Http1Client, access: Access, *, since: float, lost: Callable[[KeptConnection], None]
+    ) -> None:
+        """``lost`` is called where the connection ends, or says something, while nobody uses it."""
+        self.client = client
+        self.access = access
+        self.since = since
+        """When it was used last."""
+        self.listener: Listener | None = None
+        self._lost = lost
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Listen until the connection is claimed, handed over or lost. Raises nothing."""
+        with self._scope:
+            while True:
+                try:
+                    data = await self.client.receive_some()
+                except ConnectionEnded:
+                    data = b""
+                except trio.BusyResourceError:
+                    return  # claimed while this task was about to wake up
+                if self._scope.cancel_called:
+                    return
+                if self.listener is None:
+                    self._lost(self)
+                    return
+                if not self.listener.received(data):
+                    return
+
+    def claim(self) -> Http1Client:
+        """Have the connection for oneself: `run` returns, and does not read any more from now on."""
+        self._scope.cancel()
+        return self.client
+
+    def abort(self) -> None:
+        """Close the connection at once. Idempotent."""
+        self.listener = None
+        self.claim().abort()
