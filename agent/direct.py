@@ -13,7 +13,7 @@ from agent.pool import ConnectionPool, PooledExchange
 from tunnel.deadlines import Deadlines, Wait
 from tunnel.direct import DIRECT_BYTES
 from tunnel.errors import ConnectionEnded, ErrorCode, StreamError
-from tunnel.fields import remove_ours, strip_hop_by_hop
+from tunnel.fields import response_to_pass_on
 from tunnel.messages import Downstream, RequestHead, ResponseHead
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class DirectRequest:
 
 def filter_response_head(head: ResponseHead) -> ResponseHead:
     """The head as it goes into the tunnel: no hop-by-hop field, and none with which an upstream could pose as us."""
-    fields = remove_ours(strip_hop_by_hop(head.fields))
+    fields = response_to_pass_on(head.fields)
     if fields is head.fields:
         return head
     return ResponseHead(head.status, fields, head.content_length, head.ended)

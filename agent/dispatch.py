@@ -8,6 +8,7 @@ upgrade was handed over, nothing is answered any more: the stream is reset.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
@@ -44,7 +45,7 @@ CONTINUE_SECONDS = 1.0
 REPEATED_LOG_SECONDS = 10.0
 """The same complaint about kas is logged at most this often: whoever causes it could cause a thousand a second."""
 
-_NO_HEAD_DEADLINE = (b"watch", b"follow", b"/log", b"/proxy", b"/exec", b"/attach", b"/portforward", b"%")
+_has_no_head_deadline = re.compile(rb"watch|follow|/log|/proxy|/exec|/attach|/portforward|%").search
 """A target with one of these may take as long as it likes to answer. It is a hint and no decision about rights, so it
 errs on the side of waiting: the caller, or kas, gives up when they have had enough."""
 
@@ -212,7 +213,7 @@ class ApiServerOrigin:
                 self._note(None)
 
     def _policy(self, request: RequestHead) -> _ApiServerRelay:
-        if request.protocol is not None or any(hint in request.target for hint in _NO_HEAD_DEADLINE):
+        if request.protocol is not None or _has_no_head_deadline(request.target):
             return self._patient
         return self._ordinary
 

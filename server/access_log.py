@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
-from operations.logs import FactsLogger
+from operations.logs import FactsLogger, quote
 from server.errors import Hop
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("kas.access")
-_events = FactsLogger(access_logger)
+_events = FactsLogger(access_logger, "exchange")
 
 _TARGET_BYTES = 1024
 _REDACTED = b"[redacted]"
@@ -157,34 +157,32 @@ class AccessLog:
 
     def ended(self, exchange: ExchangeFacts) -> None:
         """Write the line."""
-        if not _events.is_enabled:
-            return
-        started_at = exchange.started_at
-        facts: dict[str, object] = {
-            "request_id": exchange.request_id,
-            "user": exchange.user,
-            "credential_id": exchange.credential_id,
-            "agent_id": exchange.agent_id,
-            "peer": exchange.peer,
-            "origin": exchange.origin.decode("ascii", "backslashreplace"),
-            "method": exchange.method.decode("ascii", "backslashreplace"),
-            "target": loggable_target(exchange.target),
-            "verb_class": exchange.verb_class,
-            "status": exchange.status,
-            "request_bytes": exchange.request_bytes,
-            "response_bytes": exchange.response_bytes,
-            "outcome": exchange.outcome,
-            "ended_by": exchange.ended_by,
-        }
-        if exchange.failed_hop is not None:
-            facts["failed_hop"] = exchange.failed_hop
-        if exchange.error:
-            facts["error"] = exchange.error
-        if exchange.head_at is not None:
-            facts["head_seconds"] = round(exchange.head_at - started_at, 6)
-        if exchange.ended_at is not None:
-            facts["seconds"] = round(exchange.ended_at - started_at, 6)
-        _events.log("exchange", facts)
+        if _events.is_enabled:
+            _events.log(_members(exchange))
+
+
+def _members(exchange: ExchangeFacts) -> str:
+    """The facts as members of a JSON object. What comes from callers and agents is quoted, what is ours needs none."""
+    started_at = exchange.started_at
+    text = (
+        f'"request_id": "{exchange.request_id}", "user": {quote(exchange.user)}, '
+        f'"credential_id": {quote(exchange.credential_id)}, "agent_id": "{exchange.agent_id}", '
+        f'"peer": "{exchange.peer}", "origin": {quote(exchange.origin.decode("ascii", "backslashreplace"))}, '
+        f'"method": {quote(exchange.method.decode("ascii", "backslashreplace"))}, '
+        f'"target": {quote(loggable_target(exchange.target))}, "verb_class": "{exchange.verb_class}", '
+        f'"status": {exchange.status}, "request_bytes": {exchange.request_bytes}, '
+        f'"response_bytes": {exchange.response_bytes}, "outcome": "{exchange.outcome}", '
+        f'"ended_by": "{exchange.ended_by}"'
+    )
+    if exchange.failed_hop is not None:
+        text += f', "failed_hop": "{exchange.failed_hop}"'
+    if exchange.error:
+        text += f', "error": {quote(exchange.error)}'
+    if exchange.head_at is not None:
+        text += f', "head_seconds": {exchange.head_at - started_at:.6f}'
+    if exchange.ended_at is not None:
+        text += f', "seconds": {exchange.ended_at - started_at:.6f}'
+    return text
 
 
 def loggable_target(target: bytes) -> str:

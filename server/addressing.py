@@ -61,7 +61,15 @@ class Address:
 
 def credentials_of(fields: Fields) -> Credentials:
     """The bearer credential of a request. Raises `Unauthenticated` where there is none that can be read."""
-    kept, subprotocol_token = take_websocket_bearer(fields)
+    return _credentials_of(fields, *take_websocket_bearer(fields))
+
+
+def header_credentials_of(fields: Fields) -> Credentials:
+    """`credentials_of` for lines that are known to hold no WebSocket subprotocol."""
+    return _credentials_of(fields, fields, None)
+
+
+def _credentials_of(fields: Fields, kept: Fields, subprotocol_token: bytes | None) -> Credentials:
     values = [value for name, value in fields if name == b"authorization"]
     if len(values) > 1:
         raise Unauthenticated(f"Authorization header: expecting a single header, got {len(values)}")

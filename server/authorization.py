@@ -108,12 +108,10 @@ async def authorize(
     return _block(own, requested)
 
 
-def authorize_at_once(
-    caller: Caller, agent_id: str, *, agent_exists: bool, info: RequestInfo, fields: Fields, request_id: str
-) -> Identity | None:
-    """What `authorize` returns, where the caller asks to be nobody else; None where it does. Raises as `authorize`."""
-    if impersonation_fields(fields):
-        return None
+def authorize_as_granted(
+    caller: Caller, agent_id: str, *, agent_exists: bool, info: RequestInfo, request_id: str
+) -> Identity:
+    """What `authorize` returns where no line of the caller's asks to be somebody else. Raises as `authorize`."""
     grant = _grant_for(caller, agent_id, agent_exists=agent_exists, info=info)
     return identity_of(grant, request_id=request_id)
 

@@ -46,10 +46,10 @@ class DirectForwarding:
         self._ended = ended
         self._upstream: RequestStream | None = None
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         """Send the request on. It is under way in any case: where it could not be sent, a task tries again."""
         self._downstream.direct = self
-        self._upstream = self._forwarder.begin(self._forwarding, self._tunnel, self._expire)
+        self._upstream = self._forwarder.begin(self._forwarding, self._tunnel, self._expire, now)
         if self._upstream is None:
             self._downstream.hand_over()
         else:
@@ -131,9 +131,11 @@ class DirectForwarding:
         self.exchange.revoked = True
         self._downstream.cancel()
 
-    async def go_on(self) -> None:
+    async def go_on(self, on_head: Callable[[int], None]) -> None:
         """What is left of the exchange, in the task that has taken it up. Raises as `Forwarder.forward`."""
+        self._forwarding.on_head = on_head
         if self.exchange.progress.response_started:
+            on_head(self.exchange.progress.status)
             await self._downstream.flush()
             return
         begun = None if self._upstream is None else (self._tunnel, self._upstream)

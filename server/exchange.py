@@ -18,8 +18,8 @@ from typing import Any
 import trio
 
 from server.access_log import Observers
-from server.addressing import KUBERNETES, Addressing, credentials_of
-from server.authorization import AskCluster, authorize, authorize_at_once
+from server.addressing import KUBERNETES, Addressing, credentials_of, header_credentials_of
+from server.authorization import AskCluster, authorize, authorize_as_granted
 from server.directory import Caller, Directory
 from server.direct import DirectForwarding
 from server.errors import FieldsTooLarge, InternalFailure, ProxyError, Unauthenticated
@@ -30,6 +30,7 @@ from server.revocations import Revocations
 from server.status import render
 from server.verbs import opaque_request_info, request_info
 from tunnel.errors import ConnectionEnded, ErrorCode, StreamError
+from tunnel.fields import speaks_of_identity
 from tunnel.messages import Downstream, Fields, field_values
 from tunnel.relay import DownstreamGone, UpstreamFailed
 from tunnel.streams import ServedStream
@@ -68,8 +69,11 @@ class Pipeline:
         False where one has; then nothing has happened, and `handle` takes the steps one by one.
         """
         request = downstream.request
+        fields = request.fields
+        if speaks_of_identity(fields):
+            return False
         try:
-            credentials = credentials_of(request.fields)
+            credentials = header_credentials_of(fields)
             caller = self._directory.known_user(credentials.token)
             if caller is None:
                 return False
@@ -80,35 +84,28 @@ class Pipeline:
                 return False
             info = (request_info if address.origin == KUBERNETES else opaque_request_info)(request, address.target)
             request_id = self._new_request_id()
-            identity = authorize_at_once(
-                caller,
-                agent_id,
-                agent_exists=self._directory.knows_agent(agent_id),
-                info=info,
-                fields=credentials.fields,
-                request_id=request_id,
-            )
-            if identity is None or not tunnel.connection.can_open_nowait:
-                return False
-            self._leases.take(caller.credential_id, agent_id)
+            known = self._directory.knows_agent(agent_id)
+            identity = authorize_as_granted(caller, agent_id, agent_exists=known, info=info, request_id=request_id)
+            now = self._leases.take(caller.credential_id, agent_id)
         except ProxyError:
             return False
-        exchange = Exchange(request_id, request, peer, trio.current_time(), caller, address, info)
-        forwarding = Forwarding(
-            request, address, info, identity, credentials.fields, exchange.progress, partial(self._on_head, exchange)
-        )
+        exchange = Exchange(request_id, request, peer, now, caller, address, info)
+        forwarding = Forwarding(request, address, info, identity, fields, exchange.progress)
         self._observers.started(exchange)
         downstream.authenticated()
         direct = DirectForwarding(exchange, downstream, forwarding, tunnel, self._forwarder, self._end_direct)
         self._revocations.enter(caller.credential_id, direct.revoke)
-        direct.begin()
+        direct.begin(now)
         return True
 
     def _end_direct(self, direct: DirectForwarding) -> None:
         """Whatever `begin` has taken goes back. The exchange is over."""
         exchange = direct.exchange
         self._release_direct(direct)
-        exchange.ended_at = trio.current_time()
+        exchange.ended_at = now = trio.current_time()
+        if exchange.progress.response_started:
+            exchange.head_at = now
+            self._observers.head_sent(exchange)
         self._observers.ended(exchange)
 
     def _release_direct(self, direct: DirectForwarding) -> None:
@@ -119,7 +116,7 @@ class Pipeline:
     async def _go_on(self, direct: DirectForwarding) -> None:
         """Take up an exchange that was begun directly."""
         try:
-            await direct.go_on()
+            await direct.go_on(partial(self._on_head, direct.exchange))
         finally:
             self._release_direct(direct)
 

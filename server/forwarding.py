@@ -30,7 +30,7 @@ from server.verbs import RequestInfo
 from server.watches import framer_for
 from tunnel.deadlines import Deadlines, Wait
 from tunnel.errors import ConnectionEnded, RemoteProtocolError, StreamLimitReached, StreamRefused
-from tunnel.fields import drop_gzip_from_accept_encoding, remove_client_identity, remove_ours, strip_hop_by_hop
+from tunnel.fields import drop_gzip_from_accept_encoding, request_to_pass_on, response_to_pass_on
 from tunnel.identity import FIELD_NAME, Identity, encode_identity
 from tunnel.messages import BodyReader, Downstream, Fields, RequestHead, ResponseHead, field_value
 from tunnel.relay import (
@@ -74,7 +74,7 @@ class ForwardingTimes:
 class Forwarding:
     """One exchange on its way through a tunnel; the `RelayPolicy` of its relay."""
 
-    __slots__ = ("_address", "_info", "_on_head", "_request_id", "head", "head_deadlines", "head_wait", "progress")
+    __slots__ = ("_address", "_info", "_request_id", "head", "head_deadlines", "head_wait", "on_head", "progress")
 
     continue_seconds = math.inf
 
@@ -86,9 +86,9 @@ class Forwarding:
         identity: Identity,
         fields: Fields,
         progress: Progress,
-        on_head: Callable[[int], None],
+        on_head: Callable[[int], None] | None = None,
     ) -> None:
-        """``fields`` are the caller's without its credential; ``on_head`` hears the status of the final head."""
+        """``fields`` are the caller's without its credential."""
         self.head = upstream_head(request, address, info, identity, fields)
         self.progress = progress
         self.head_deadlines: Deadlines | None = None
@@ -96,7 +96,8 @@ class Forwarding:
         self._address = address
         self._info = info
         self._request_id = identity.request_id
-        self._on_head = on_head
+        self.on_head = on_head
+        """Hears the status of the final head."""
 
     @property
     def agent_id(self) -> str:
@@ -116,8 +117,8 @@ class Forwarding:
     def filter_head(self, head: ResponseHead) -> ResponseHead:
         """The head as the caller gets it."""
         filtered = downstream_head(head, self._address, self._request_id)
-        if head.status >= 200 or head.status == 101:
-            self._on_head(head.status)
+        if self.on_head is not None and (head.status >= 200 or head.status == 101):
+            self.on_head(head.status)
         return filtered
 
     def passes_unseen(self, head: ResponseHead) -> bool:
@@ -158,7 +159,9 @@ class Forwarder:
         """Give up exchanges whose response head does not come in time, for as long as kas runs."""
         await self._deadlines.run()
 
-    def begin(self, forwarding: Forwarding, tunnel: Tunnel, expire: Callable[[], None]) -> RequestStream | None:
+    def begin(
+        self, forwarding: Forwarding, tunnel: Tunnel, expire: Callable[[], None], now: float
+    ) -> RequestStream | None:
         """Send the head of an exchange without waiting; None where that cannot be done now.
 
         ``expire`` is called where no response head comes in time; `forward` ends that wait, or `end_wait`.
@@ -166,7 +169,7 @@ class Forwarder:
         upstream = tunnel.connection.open_nowait(forwarding.head)
         if upstream is not None and not forwarding.is_long_running:
             forwarding.head_deadlines = self._deadlines
-            forwarding.head_wait = self._deadlines.start(expire)
+            forwarding.head_wait = self._deadlines.start(expire, now)
         return upstream
 
     def end_wait(self, forwarding: Forwarding) -> None:
@@ -287,7 +290,7 @@ def upstream_head(
     The order matters: what the caller's Connection field names goes first, then every identity field of the caller's,
     and ours is added last, so that nothing a caller sends can remove or double it.
     """
-    kept = remove_client_identity(strip_hop_by_hop(fields))
+    kept = request_to_pass_on(fields)
     if info.is_watch:
         kept = drop_gzip_from_accept_encoding(kept)
     kept = [*kept, (FIELD_NAME, encode_identity(identity))]
@@ -304,7 +307,7 @@ def upstream_head(
 
 def downstream_head(head: ResponseHead, address: Address, request_id: str) -> ResponseHead:
     """The head that the caller gets. Raises `UpstreamAnswerUnusable` for a redirect to another host."""
-    fields: Fields = remove_ours(strip_hop_by_hop(head.fields))
+    fields = response_to_pass_on(head.fields)
     if 300 <= head.status < 400 and head.status != 304:
         fields = [
             (name, _rewritten_location(value, address)) if name == b"location" else (name, value)

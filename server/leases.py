@@ -34,9 +34,14 @@ class Leases:
         self._clock = clock
         self._accounts: dict[str, _Account] = {}
 
-    def take(self, credential_id: str, agent_id: str) -> None:
-        """Count one exchange, until `give_back`. Raises `TooManyExchanges` at a limit; then nothing is counted."""
-        self._start(credential_id, agent_id).held += 1
+    def take(self, credential_id: str, agent_id: str) -> float:
+        """Count one exchange, until `give_back`; the time on the clock.
+
+        Raises `TooManyExchanges` at a limit; then nothing is counted.
+        """
+        account = self._start(credential_id, agent_id)
+        account.held += 1
+        return account.updated_at
 
     def give_back(self, credential_id: str) -> None:
         """The exchange has ended; once for each `take`."""

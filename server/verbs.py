@@ -87,34 +87,23 @@ def request_info(head: RequestHead, target: bytes) -> RequestInfo:
     path, is_dubious = _decode(raw_path)
     method = head.method
     is_upgrade = head.protocol is not None
-    resource = _resource_of(path, _VERBS.get(method, method.decode("ascii", "replace").lower()))
-    if resource is None:
+    info = _resource_of(path, _VERBS.get(method) or method.decode("ascii", "replace").lower())
+    if info is None:
         verb = method.decode("ascii", "replace").lower()
-        resource = _Resource(verb="get" if verb == "head" else verb)
-    verb = resource.verb
-    if resource.is_resource and not resource.name:
-        if verb == "get":
-            verb = "watch" if _true(query, b"watch") else "list"
-        elif verb == "delete":
-            verb = "deletecollection"
-    follows = resource.subresource == "log" and _true(query, b"follow")
-    is_connect = resource.subresource in _CONNECT_SUBRESOURCES
-    return RequestInfo(
-        path=path,
-        verb=verb,
-        is_resource=resource.is_resource,
-        api_group=resource.api_group,
-        api_version=resource.api_version,
-        namespace=resource.namespace,
-        resource=resource.resource,
-        subresource=resource.subresource,
-        name=resource.name,
-        is_upgrade=is_upgrade,
-        is_watch=verb == "watch" and method == b"GET" and not is_upgrade,
-        is_long_running=verb in ("watch", "proxy") or is_connect or follows or is_upgrade,
-        is_dubious=is_dubious,
-        is_read_only=not is_dubious and not is_upgrade and _is_read_only(method, verb, resource),
-    )
+        info = RequestInfo(path, "get" if verb == "head" else verb)
+    elif not info.name:
+        if info.verb == "get":
+            info.verb = "watch" if _true(query, b"watch") else "list"
+        elif info.verb == "delete":
+            info.verb = "deletecollection"
+    verb, subresource = info.verb, info.subresource
+    info.is_upgrade = is_upgrade
+    info.is_watch = verb == "watch" and method == b"GET" and not is_upgrade
+    follows = subresource == "log" and _true(query, b"follow")
+    info.is_long_running = verb in ("watch", "proxy") or subresource in _CONNECT_SUBRESOURCES or follows or is_upgrade
+    info.is_dubious = is_dubious
+    info.is_read_only = not is_dubious and not is_upgrade and _is_read_only(method, info)
+    return info
 
 
 def opaque_request_info(head: RequestHead, target: bytes) -> RequestInfo:
@@ -130,18 +119,6 @@ def opaque_request_info(head: RequestHead, target: bytes) -> RequestInfo:
         is_dubious=is_dubious,
         is_read_only=is_read and not is_upgrade and not is_dubious,
     )
-
-
-@dataclasses.dataclass(slots=True)
-class _Resource:
-    verb: str
-    is_resource: bool = False
-    api_group: str = ""
-    api_version: str = ""
-    namespace: str = ""
-    resource: str = ""
-    subresource: str = ""
-    name: str = ""
 
 
 def _decode(raw_path: bytes) -> tuple[str, bool]:
@@ -174,12 +151,12 @@ def _is_hexadecimal(digits: bytes) -> bool:
     return all(digit in b"0123456789abcdefABCDEF" for digit in digits)
 
 
-def _resource_of(path: str, verb: str) -> _Resource | None:
+def _resource_of(path: str, verb: str) -> RequestInfo | None:
     """Take a path apart as kube-apiserver does; None where it names no resource."""
     parts = path.strip("/").split("/")
     if len(parts) < 3 or parts[0] not in ("api", "apis"):
         return None
-    found = _Resource(verb=verb, is_resource=True)
+    found = RequestInfo(path, verb, True)
     if parts[0] == "apis":
         if len(parts) < 4:
             return None
@@ -204,14 +181,14 @@ def _resource_of(path: str, verb: str) -> _Resource | None:
     return found
 
 
-def _is_read_only(method: bytes, verb: str, found: _Resource) -> bool:
+def _is_read_only(method: bytes, found: RequestInfo) -> bool:
     if method in (b"GET", b"HEAD"):
         if not found.is_resource:
             return True
         is_readable = found.subresource in _READABLE_SUBRESOURCES or found.api_group in _READABLE_GROUPS
-        return verb != "proxy" and found.subresource not in _CONNECT_SUBRESOURCES and is_readable
+        return found.verb != "proxy" and found.subresource not in _CONNECT_SUBRESOURCES and is_readable
     is_review = (found.api_group, found.resource) in _SELF_REVIEWS
-    return is_review and verb == "create" and not (found.name or found.subresource or found.namespace)
+    return is_review and found.verb == "create" and not (found.name or found.subresource or found.namespace)
 
 
 def _true(query: bytes, name: bytes) -> bool:

@@ -36,9 +36,12 @@ class Deadlines:
         self._waits: dict[Wait, None] = {}
         self._first = Wakeup()
 
-    def start(self, expire: Expire) -> Wait:
-        """Begin a wait; ``expire`` is called when its time is over. It is synchronous and must not raise."""
-        wait = Wait(trio.current_time() + self.seconds, expire)
+    def start(self, expire: Expire, now: float | None = None) -> Wait:
+        """Begin a wait; ``expire`` is called when its time is over. It is synchronous and must not raise.
+
+        ``now`` is for callers who know what `trio.current_time` says.
+        """
+        wait = Wait((trio.current_time() if now is None else now) + self.seconds, expire)
         if not self._waits:
             self._first.call()
         self._waits[wait] = None

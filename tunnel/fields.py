@@ -71,6 +71,9 @@ _USUAL_NAMES = (
 )
 
 
+_name_of = operator.itemgetter(0)
+
+
 class NameKinds(dict[bytes, int]):
     """What some rules say of a field name, as bits: computed once, so that each rule costs one look-up for each line.
 
@@ -86,7 +89,7 @@ class NameKinds(dict[bytes, int]):
 
     def of_all(self, fields: Fields) -> int:
         """The bits of all lines together. No bytecode runs for a name that is known."""
-        return functools.reduce(operator.or_, map(self.__getitem__, names_of(fields)), 0)
+        return functools.reduce(operator.or_, map(self.__getitem__, map(_name_of, fields)), 0)
 
     def __missing__(self, name: bytes) -> int:
         kinds = self._compute(name)
@@ -121,9 +124,6 @@ _KINDS = NameKinds(_kinds)
 def names_of(fields: Fields) -> Iterator[bytes]:
     """The names of all lines, in order."""
     return map(_name_of, fields)
-
-
-_name_of = operator.itemgetter(0)
 
 
 def _without(fields: Fields, unwanted: int) -> Fields:
@@ -190,6 +190,27 @@ def _sort_out_hop_by_hop(fields: Fields) -> tuple[Fields, Fields]:
     return kept, speaking
 
 
+def request_to_pass_on(fields: Fields) -> Fields:
+    """A caller's lines as they may be sent on: `strip_hop_by_hop`, then `remove_client_identity`."""
+    return _to_pass_on(fields, _IS_IDENTITY)
+
+
+def response_to_pass_on(fields: Fields) -> Fields:
+    """An upstream's lines as they may be passed back: `strip_hop_by_hop`, then `remove_ours`."""
+    return _to_pass_on(fields, _IS_OURS)
+
+
+def _to_pass_on(fields: Fields, unwanted: int) -> Fields:
+    kinds_of = _KINDS
+    kinds = kinds_of.of_all(fields)
+    if not kinds & (_IS_HOP_BY_HOP | unwanted):
+        return fields
+    if kinds & _IS_CONNECTION_OR_TE:  # which say more than their names do
+        return _without(strip_hop_by_hop(fields), unwanted)
+    unwanted |= _IS_HOP_BY_HOP
+    return [line for line in fields if not kinds_of[line[0]] & unwanted]
+
+
 def te_trailers(fields: Fields) -> bool:
     """Whether the sender takes trailers: ``TE`` has the member ``trailers``."""
     return any(member.lower() == b"trailers" for member in list_members(fields, b"te"))
@@ -215,6 +236,11 @@ def impersonation_fields(fields: Fields) -> Fields:
     if not _has(fields, _IS_IMPERSONATION):
         return []
     return [line for line in fields if normalised(line[0]).startswith(_IMPERSONATE_PREFIX)]
+
+
+def speaks_of_identity(fields: Fields) -> bool:
+    """Whether `impersonation_fields` or `take_websocket_bearer` may find something."""
+    return _has(fields, _IS_IMPERSONATION | _IS_WEBSOCKET_PROTOCOL)
 
 
 def take_websocket_bearer(fields: Fields) -> tuple[Fields, bytes | None]:

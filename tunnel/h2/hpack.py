@@ -72,8 +72,19 @@ _LONGEST_INDEXED_VALUE: Final = (
 )
 _LENGTHS: Final = tuple(bytes((length,)) for length in range(0x7F))
 _STATIC_PREFIXES: Final = _static_prefixes()
-_known_prefixes: dict[bytes, bytes] = dict(_STATIC_PREFIXES)
 _KNOWN_PREFIXES_LIMIT: Final = 2_048
+
+
+class _Prefixes(dict[bytes, bytes]):
+    """The starts of literals by name; names that are not credentials are remembered, up to a limit."""
+
+    def __missing__(self, name: bytes) -> bytes:
+        return _name_prefix(name)
+
+
+_known_prefixes = _Prefixes(_STATIC_PREFIXES)
+_IDENTITY_NAME: Final = b"moorline-identity"
+_known_prefixes[_IDENTITY_NAME] = b"\x10" + _integer(len(_IDENTITY_NAME), 0x7F) + _IDENTITY_NAME  # of every request
 
 
 def _name_prefix(name: bytes) -> bytes:
@@ -102,16 +113,16 @@ class HeaderEncoder:
             # RFC 7541 §4.2: say once that the table has no size; then no limit of the peer's can be below it.
             self._table_is_empty = True
             parts.append(b"\x20")
-        known = _known_prefixes.get
+        known, lengths = _known_prefixes, _LENGTHS
         for field in fields:
             name, value = field
             length = len(value)
             if length <= _LONGEST_INDEXED_VALUE and field in _INDEXED:
                 parts.append(_INDEXED[field])
             elif length < 0x7F:
-                parts += (known(name) or _name_prefix(name), _LENGTHS[length], value)
+                parts += known[name], lengths[length], value
             else:
-                parts += (known(name) or _name_prefix(name), _integer(length, 0x7F), value)
+                parts += known[name], _integer(length, 0x7F), value
         return b"".join(parts)
 
 
@@ -182,6 +193,10 @@ def _fast_indexed() -> tuple[Field | None, ...]:
 _FAST_INDEXED: Final = _fast_indexed()
 
 
+_NAME_INDEX_BYTES: Final = tuple(2 if byte & 0x0F == 0x0F else 1 for byte in range(0x20))
+"""For each first byte of a literal without indexing: how many bytes the index of its name takes, below 143."""
+
+
 class HeaderDecoder:
     """Field blocks of one connection to field lines."""
 
@@ -245,31 +260,22 @@ class HeaderDecoder:
                         fields.append(field)
                         position += 1
                     continue
-                if byte >= 0x20:
-                    position = self._unusual(block, start, fields)
-                    continue
-                index = byte & 0x0F
-                position += 1
-                name_bytes = 0
-                if index == 0:
-                    name_bytes = block[position]
-                    position += 1 + name_bytes
-                elif index == 0x0F:
-                    index += block[position]
-                    position += 1
-                value_bytes = block[position] if name_bytes < 0x7F else 0xFF
-                if value_bytes > 0x7F or index > LAST_STATIC_INDEX:
-                    position = self._unusual(block, start, fields)
-                    continue
-                if value_bytes == 0x7F:
-                    value_bytes, position = _read_integer(block, position, 0x7F)
-                    position += value_bytes
+                # Where the line would end if it had short strings without Huffman. If it has not, these bytes are no
+                # line that anybody remembers: a line is remembered by all of its bytes, and so by its lengths.
+                if byte == 0 or byte == 0x10:
+                    position += 2 + block[position + 1]
+                elif byte < 0x20:
+                    position += _NAME_INDEX_BYTES[byte]
                 else:
-                    position += 1 + value_bytes
-                if position > end:
-                    raise CompressionFault("a truncated block")
-                line = block[start:position]
-                fields.append(recall(line) or self._new_line(line, index, name_bytes, value_bytes))
+                    position = self._unusual(block, start, fields)
+                    continue
+                if position < end:
+                    position += 1 + block[position]
+                field = recall(block[start:position])
+                if field is None:
+                    position = self._literal(block, start, fields)
+                else:
+                    fields.append(field)
         except IndexError:
             raise CompressionFault("a truncated block") from None
         self.list_bytes_at_most = at_most = self._slow_bytes + end + EXPANSION_BYTES * len(fields)
@@ -277,22 +283,39 @@ class HeaderDecoder:
             raise CompressionFault(f"a header list of more than {self._list_limit_bytes} bytes")
         return fields
 
-    def _new_line(self, line: bytes, index: int, name_bytes: int, value_bytes: int) -> Field:
-        """A literal without indexing and without Huffman that the young generation of the cache does not have."""
-        field = self._cache.recall(line)
-        if field is not None:
-            return field
-        name = STATIC_FIELDS[index][0] if index else line[2 : 2 + name_bytes]
-        field = (name, line[len(line) - value_bytes :])
-        return self._checked(line, field)
-
-    def _checked(self, line: bytes, field: Field) -> Field:
-        fault = line_fault(*field)
-        if fault is None:
-            self._cache.remember(line, field)
+    def _literal(self, block: bytes, start: int, fields: Fields) -> int:
+        """A literal that the young generation of the cache does not have; where it ends."""
+        index = block[start] & 0x0F
+        position = start + 1
+        name_bytes = 0
+        if index == 0:
+            name_bytes = block[position]
+            position += 1 + name_bytes
+        elif index == 0x0F:
+            index += block[position]
+            position += 1
+        value_bytes = block[position] if name_bytes < 0x7F else 0xFF
+        if value_bytes > 0x7F or index > LAST_STATIC_INDEX:
+            return self._unusual(block, start, fields)
+        if value_bytes == 0x7F:
+            value_bytes, position = _read_integer(block, position, 0x7F)
+            position += value_bytes
         else:
-            self.fault = self.fault or fault
-        return field
+            position += 1 + value_bytes
+        if position > len(block):
+            raise CompressionFault("a truncated block")
+        line = block[start:position]
+        field = self._cache.recall(line)
+        if field is None:
+            name = STATIC_FIELDS[index][0] if index else line[2 : 2 + name_bytes]
+            field = (name, block[position - value_bytes : position])
+            fault = line_fault(*field)
+            if fault is None:
+                self._cache.remember(line, field)
+            else:
+                self.fault = self.fault or fault
+        fields.append(field)
+        return position
 
     def _indexed(self, block: bytes, start: int, fields: Fields) -> int:
         """An indexed field line (RFC 7541 §6.1) that is dynamic, malformed or wrong."""

@@ -100,6 +100,34 @@ class RequestBody:
         return self._decoder.ended and not self._pieces
 
 
+class NoBody:
+    """The body of a request that has none (a `tunnel.messages.BodyReader`)."""
+
+    __slots__ = ("trailers",)
+
+    incomplete = False
+    at_end = True
+    buffered_bytes = 0
+
+    def __init__(self) -> None:
+        self.trailers: Fields = []
+
+    async def receive(self) -> bytes:
+        """See `tunnel.messages.BodyReader`."""
+        return b""
+
+    def receive_nowait(self) -> bytes | None:
+        """See `tunnel.messages.BodyReader`."""
+        return b""
+
+    def feed(self, data: bytes) -> bytes:
+        """All of it lies beyond the end."""
+        return data
+
+    def fail(self, error: RemoteProtocolError | StreamReset) -> None:
+        """It had ended before."""
+
+
 class Connection(Protocol):
     """What one exchange needs of its connection."""
 
@@ -147,7 +175,9 @@ class Http1Downstream:
         "stream",
     )
 
-    def __init__(self, connection: Connection, request: RequestHead, body: RequestBody, *, persistent: bool) -> None:
+    def __init__(
+        self, connection: Connection, request: RequestHead, body: RequestBody | NoBody, *, persistent: bool
+    ) -> None:
         self._connection = connection
         self._writer: MessageWriter | None = None
         self._response_started = False

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from tunnel.errors import ConnectionEnded, LocalProtocolError, RemoteProtocolError, StreamReset, TunnelError
-from tunnel.http1.downstream import Http1Downstream, RequestBody
+from tunnel.http1.downstream import Http1Downstream, NoBody, RequestBody
 from tunnel.http1.heads import UPGRADES, HeadBuffer, encode_response_head, parse_request_head, persistent
 from tunnel.http1.limits import DEFAULT_LIMITS, Http1Limits
 from tunnel.http1.writing import Sender
@@ -316,7 +316,7 @@ class Http1Server:
             await self._arrived.park()
 
     def _begin(self, head: RequestHead) -> Http1Downstream:
-        body = RequestBody(head, self._arrived, self._room)
+        body = NoBody() if head.ended else RequestBody(head, self._arrived, self._room)
         downstream = Http1Downstream(self, head, body, persistent=persistent(head.fields, head.http_version))
         self._downstream = downstream
         if not head.ended and len(self._input):
