@@ -95,6 +95,7 @@ class DirectRequest:
     def _end_wait(self) -> None:
         if self.head_deadlines is not None and self.head_wait is not None:
             self.head_deadlines.end(self.head_wait)
+            self.head_wait = None
 
 
 def filter_response_head(head: ResponseHead) -> ResponseHead:

@@ -176,6 +176,7 @@ class Forwarder:
         """The response head of an exchange that was begun is here, or not wanted any more. Idempotent."""
         if forwarding.head_wait is not None:
             self._deadlines.end(forwarding.head_wait)
+            forwarding.head_wait = None
 
     def find(self, agent_id: str) -> Tunnel | None:
         """A tunnel for an exchange that is to begin without waiting."""

@@ -168,6 +168,11 @@ class Http2Stream:
         self.received_end = True
         self._arrived()
 
+    def _part(self) -> None:
+        """Both directions are over: let go of the engine's stream, so that neither has to wait for the collector."""
+        if self.sent_end and self.received_end:
+            self.h2.owner = None
+
     def _arrived(self) -> None:
         """Something is to be read."""
         self._readable.call()
@@ -235,9 +240,11 @@ class RequestStream(Http2Stream):
         return heads[0]
 
     def take_whole(self) -> bytes:
-        """The body of the response that `peek_whole` has shown; it and its head are consumed."""
+        """The body of the response that `peek_whole` has shown; it and its head are consumed, and nothing is left."""
         self._heads.clear()
-        return self.receive_nowait() or b""
+        data = self.receive_nowait() or b""
+        self._part()
+        return data
 
     def take_stream(self) -> UpgradedStream:
         """See `tunnel.messages.Upstream.take_stream`."""
@@ -373,6 +380,7 @@ class ServedStream(Http2Stream):
         if not self._handed_over:
             self.conclude()
             self._connection.served(self)
+            self._part()
 
     def hand_over(self) -> None:
         """See `tunnel.messages.Downstream.hand_over`."""
