@@ -1,7 +1,9 @@
 """The HTTP/1.1 end that callers reach: one connection, its requests one after the other (RFC 9112).
 
-Two tasks for the life of a connection: one reads, one parses heads and runs the handler, which writes. The reader
-always reads, within bounds, so that a client that goes away is noticed while a handler waits for something else.
+A connection begins with one task, which reads, and begins exchanges directly (`tunnel.direct`). The first request that
+needs a task for itself makes it two for the rest of the connection: one reads, one parses heads and runs the handler,
+which writes. The reader always reads, within bounds, so that a client that goes away is noticed while a handler waits
+for something else.
 It knows no routes and no users; answers to malformed requests are drawn by the caller's ``render_error``.
 """
 
@@ -74,6 +76,8 @@ class Http1Server:
         self._timed_out = False
         self._reading_stopped = False
         self._reader_done = False
+        self._is_direct = False  # no exchange has needed a task so far, and only the reader runs
+        self._must_end = False  # what the reader has to know then
         self._discarded_bytes: int | None = None  # counts what is thrown away, once that has begun
 
     async def run(self) -> None:
@@ -85,11 +89,15 @@ class Http1Server:
         self._deadline = self._started_at + self._limits.first_request_seconds
         in_order = False
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read)
-                with self._handler_scope:
-                    in_order = await self._serve()
-                nursery.cancel_scope.cancel()
+            self._is_direct = self._begin_directly is not None and not self._draining
+            if not self._is_direct or await self._read_directly():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read)
+                    with self._handler_scope:
+                        in_order = await self._serve()
+                    nursery.cancel_scope.cancel()
+            else:
+                in_order = self._downstream is None or self._downstream.finished
             if in_order and self.sender.intact:
                 await self._transport.aclose()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -106,6 +114,8 @@ class Http1Server:
         """
         self._draining = True
         self.must_close = True
+        if self._is_direct and self._downstream is None and not len(self._input):
+            self._end_directly()
         self._arrived.unpark_all()
 
     # The connection's side of an exchange
@@ -133,6 +143,36 @@ class Http1Server:
         return self._input.take_all()
 
     # The reader
+
+    async def _read_directly(self) -> bool:
+        """Read, and begin exchanges, for as long as none of them needs a task; True once one does.
+
+        False where the connection is over: the client has ended it, or said nothing in time, or was told to.
+        """
+        while self._given is None and not len(self._input):
+            with trio.CancelScope(deadline=self._deadline) as scope:
+                self._reader_scope = scope
+                while self._given is None and not len(self._input):
+                    data = await self._transport.receive_some()
+                    if not data:
+                        return False
+                    self._take(data)
+            if self._is_told_to_end() or (scope.cancelled_caught and trio.current_time() >= self._deadline):
+                return False
+        self._is_direct = False
+        return True
+
+    def _is_told_to_end(self) -> bool:
+        return self._must_end
+
+    def _end_directly(self) -> None:
+        """The connection is over, and no task but the reader knows of it."""
+        self._must_end = True
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
+        if self._reader_scope is not None:
+            self._reader_scope.cancel()
 
     async def _read(self) -> None:
         """Read until the client ends its half, a deadline passes, or somebody else wants to read."""
@@ -206,6 +246,8 @@ class Http1Server:
 
     def _give(self, downstream: Http1Downstream) -> None:
         self._given = downstream
+        if self._is_direct:
+            self._wake_reader()
         self._arrived.unpark_all()
 
     def _is_full(self) -> bool:
@@ -230,6 +272,8 @@ class Http1Server:
     def cancel_handler(self) -> None:
         """See `tunnel.http1.downstream.Connection`."""
         self._handler_scope.cancel()
+        if self._is_direct:
+            self._end_directly()
 
     def hand_over(self) -> None:
         """See `tunnel.http1.downstream.Connection`."""
@@ -243,6 +287,8 @@ class Http1Server:
         if downstream.finished and not (downstream.close or self.must_close or len(self._input)):
             self._downstream = None
             self._set_deadline(trio.current_time() + self._idle_seconds())
+        elif self._is_direct and downstream.finished and not len(self._input):
+            self._end_directly()
         else:
             self._give(downstream)
 

@@ -219,6 +219,9 @@ class TcpTransport:
         try:
             if not self._write_ended:
                 self._sock.shutdown(socket.SHUT_WR)
+            if self._eof:
+                await trio.lowlevel.checkpoint()
+                return
             with trio.move_on_after(CLOSE_SECONDS):
                 await trio.lowlevel.checkpoint()
                 while not self._eof:
