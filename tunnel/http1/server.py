@@ -149,10 +149,10 @@ class Http1Server:
 
         False where the connection is over: the client has ended it, or said nothing in time, or was told to.
         """
-        while self._given is None and not len(self._input):
+        while not self._needs_task():
             with trio.CancelScope(deadline=self._deadline) as scope:
                 self._reader_scope = scope
-                while self._given is None and not len(self._input):
+                while not self._needs_task():
                     data = await self._transport.receive_some()
                     if not data:
                         return False
@@ -161,6 +161,9 @@ class Http1Server:
                 return False
         self._is_direct = False
         return True
+
+    def _needs_task(self) -> bool:
+        return self._given is not None or len(self._input) > 0
 
     def _is_told_to_end(self) -> bool:
         return self._must_end
