@@ -119,9 +119,7 @@ class DirectForwarding:
         if self._downstream.direct is not self:
             return
         if self.exchange.revoked:
-            self.exchange.failed(
-                "reset", ended_by="revocation", hop=None, error="the token was revoked or has expired"
-            )
+            self.exchange.failed("reset", ended_by="revocation", hop=None, error="the token was revoked or has expired")
         else:
             self.exchange.failed("cancelled", ended_by="caller", hop=None, error="")
         self._give_up()

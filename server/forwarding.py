@@ -30,7 +30,7 @@ from server.verbs import RequestInfo
 from server.watches import framer_for
 from tunnel.deadlines import Deadlines, Wait
 from tunnel.errors import ConnectionEnded, RemoteProtocolError, StreamLimitReached, StreamRefused
-from tunnel.fields import drop_gzip_from_accept_encoding, request_to_pass_on, response_to_pass_on
+from tunnel.fields import drop_gzip_from_accept_encoding, names_of, request_to_pass_on, response_to_pass_on
 from tunnel.identity import FIELD_NAME, Identity, encode_identity
 from tunnel.messages import BodyReader, Downstream, Fields, RequestHead, ResponseHead, field_value
 from tunnel.relay import (
@@ -127,7 +127,7 @@ class Forwarding:
         return (
             not 300 <= status < 400
             and status != 401
-            and field_value(head.fields, AGENT_REPORT_FIELD) is None
+            and AGENT_REPORT_FIELD not in names_of(head.fields)
             and not self._info.is_watch
         )
 

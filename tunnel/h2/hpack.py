@@ -70,7 +70,8 @@ _INDEXED: Final = {field: bytes((0x80 | index,)) for index, field in enumerate(S
 _LONGEST_INDEXED_VALUE: Final = (
     5  # ":scheme https"; what is longer ("/index.html", "gzip, deflate") is not worth a look
 )
-_LENGTHS: Final = tuple(bytes((length,)) for length in range(0x7F))
+_LENGTHS: Final = tuple(_integer(length, 0x7F) for length in range(1_024))
+"""The lengths of most values, as they stand in front of them."""
 _STATIC_PREFIXES: Final = _static_prefixes()
 _KNOWN_PREFIXES_LIMIT: Final = 2_048
 
@@ -119,7 +120,7 @@ class HeaderEncoder:
             length = len(value)
             if length <= _LONGEST_INDEXED_VALUE and field in _INDEXED:
                 parts.append(_INDEXED[field])
-            elif length < 0x7F:
+            elif length < 1_024:
                 parts += known[name], lengths[length], value
             else:
                 parts += known[name], _integer(length, 0x7F), value

@@ -307,9 +307,9 @@ _TITLE_CASE_NAMES = (
     b"accept accept-encoding accept-language accept-ranges age allow audit-id authorization cache-control "
     b"content-disposition content-encoding content-language content-location content-range content-type cookie date "
     b"expect expires forwarded if-match if-modified-since if-none-match if-range if-unmodified-since impersonate-group "
-    b"impersonate-uid impersonate-user kubectl-command kubectl-session last-modified link location origin pragma "
-    b"range referer retry-after server set-cookie strict-transport-security trailer user-agent vary via warning "
-    b"x-content-type-options x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-uri "
+    b"impersonate-uid impersonate-user kubectl-command kubectl-session last-modified link location "
+    b"moorline-request-id origin pragma range referer retry-after server set-cookie strict-transport-security trailer "
+    b"user-agent vary via warning x-content-type-options x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-uri "
     b"x-kubernetes-pf-flowschema-uid x-kubernetes-pf-prioritylevel-uid x-remote-user x-request-id "
     b"x-stream-protocol-version".split()
 )

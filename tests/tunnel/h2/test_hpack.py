@@ -349,4 +349,7 @@ def test_names_are_remembered_up_to_a_limit():
     from tunnel.h2 import hpack as module
 
     assert len(module._known_prefixes) == module._KNOWN_PREFIXES_LIMIT
-    assert not any(is_credential(name) for name in module._known_prefixes.keys() - module._STATIC_PREFIXES.keys() - {b"moorline-identity"})
+    assert not any(
+        is_credential(name)
+        for name in module._known_prefixes.keys() - module._STATIC_PREFIXES.keys() - {b"moorline-identity"}
+    )
