@@ -44,20 +44,27 @@ class KeptConnection:
     async def run(self) -> None:
         """Listen until the connection is claimed, handed over or lost. Raises nothing."""
         with self._scope:
-            while True:
-                try:
-                    data = await self.client.receive_some()
-                except ConnectionEnded:
-                    data = b""
-                except trio.BusyResourceError:
-                    return  # claimed while this task was about to wake up
-                if self._scope.cancel_called:
-                    return
-                if self.listener is None:
-                    self._lost(self)
-                    return
-                if not self.listener.received(data):
-                    return
+            while self._goes_on(await self._receive()):
+                pass
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self.client.receive_some()
+        except ConnectionEnded:
+            return b""
+        except trio.BusyResourceError:
+            if self._scope.cancel_called:
+                return b""  # claimed while this task was about to wake up
+            raise
+
+    def _goes_on(self, data: bytes) -> bool:
+        """Deal with what was received; False where this task has nothing more to do."""
+        if self._scope.cancel_called:
+            return False
+        if self.listener is None:
+            self._lost(self)
+            return False
+        return self.listener.received(data)
 
     def claim(self) -> Http1Client:
         """Have the connection for oneself: `run` returns, and does not read any more from now on."""

@@ -20,8 +20,8 @@ import trio
 from server.access_log import Observers
 from server.addressing import KUBERNETES, Addressing, credentials_of, header_credentials_of
 from server.authorization import AskCluster, authorize, authorize_as_granted
-from server.directory import Caller, Directory
 from server.direct import DirectForwarding
+from server.directory import Caller, Directory
 from server.errors import FieldsTooLarge, InternalFailure, ProxyError, Unauthenticated
 from server.exchange_record import Exchange, RequestIds
 from server.forwarding import Forwarder, Forwarding, UpgradeAbandoned

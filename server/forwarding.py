@@ -187,20 +187,18 @@ class Forwarder:
     ) -> None:
         """Relay the exchange to its end; ``queue`` names whose turn it is at a limit of streams.
 
-        ``begun`` is where `begin` has sent it already. Raises `ProxyError` while the response has not started, `UpgradeAbandoned`, `tunnel.relay.UpstreamFailed` after
-        the response had started, or `tunnel.relay.DownstreamGone`.
+        ``begun`` is where `begin` has sent it already. Raises `ProxyError` while the response has not started,
+        `UpgradeAbandoned`, `tunnel.relay.UpstreamFailed` after it had, or `tunnel.relay.DownstreamGone`.
         """
         if not forwarding.is_long_running:
             forwarding.head_deadlines = self._deadlines
         seconds = max(self._wait_for_agent, WATCH_WAIT_SECONDS) if forwarding.is_watch else self._wait_for_agent
         refused: list[Tunnel] = []
         while True:
-            if begun is not None:
-                tunnel = begun[0]
-            else:
-                tunnel = await self._locate(forwarding.agent_id, refused, seconds)
+            tunnel, upstream = await self._locate(forwarding.agent_id, refused, seconds, begun)
             try:
-                upstream = begun[1] if begun is not None else await self._open(tunnel, forwarding, queue)
+                if upstream is None:
+                    upstream = await self._open(tunnel, forwarding, queue)
                 await self._relay(downstream, tunnel.agent_id, upstream, forwarding)
                 return
             except _NotProcessed as exc:
@@ -209,7 +207,11 @@ class Forwarder:
                 if len(refused) >= MAX_TRIES or forwarding.progress.request_taken:
                     raise TunnelSaturated(forwarding.agent_id) from exc
 
-    async def _locate(self, agent_id: str, refused: list[Tunnel], seconds: float) -> Tunnel:
+    async def _locate(
+        self, agent_id: str, refused: list[Tunnel], seconds: float, begun: Begun | None
+    ) -> tuple[Tunnel, RequestStream | None]:
+        if begun is not None:
+            return begun
         tunnel = self._registry.find(agent_id, excluding=refused)
         if tunnel is None and not refused:
             tunnel = await self._registry.wait_for_tunnel(agent_id, seconds)
@@ -217,7 +219,7 @@ class Forwarder:
             if refused:
                 raise TunnelSaturated(agent_id)
             raise AgentNotConnected(agent_id, waited_seconds=seconds)
-        return tunnel
+        return tunnel, None
 
     async def _open(self, tunnel: Tunnel, forwarding: Forwarding, queue: str) -> RequestStream:
         agent_id, connection = tunnel.agent_id, tunnel.connection

@@ -263,7 +263,7 @@ class HeaderDecoder:
                     continue
                 # Where the line would end if it had short strings without Huffman. If it has not, these bytes are no
                 # line that anybody remembers: a line is remembered by all of its bytes, and so by its lengths.
-                if byte == 0 or byte == 0x10:
+                if byte in (0, 0x10):
                     position += 2 + block[position + 1]
                 elif byte < 0x20:
                     position += _NAME_INDEX_BYTES[byte]
