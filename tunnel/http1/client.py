@@ -29,6 +29,8 @@ class Http1Client:
     cancelled write, the connection is only good for `abort`.
     """
 
+    __slots__ = ("_exchange", "_transport", "input", "limits", "received_any_byte", "sender")
+
     def __init__(self, transport: Transport, *, limits: Http1Limits = DEFAULT_LIMITS) -> None:
         self.sender = Sender(transport, "upstream")
         self.input = HeadBuffer()

@@ -40,6 +40,37 @@ class Http1Server:
     that wants one sets it around its `receive`.
     """
 
+    __slots__ = (
+        "_answers",
+        "_arrived",
+        "_begin_directly",
+        "_client_gone",
+        "_deadline",
+        "_discarded_bytes",
+        "_downstream",
+        "_draining",
+        "_given",
+        "_handler",
+        "_handler_scope",
+        "_input",
+        "_is_authenticated",
+        "_is_direct",
+        "_limits",
+        "_must_end",
+        "_reader_done",
+        "_reader_scope",
+        "_reading_stopped",
+        "_render_error",
+        "_requests",
+        "_room",
+        "_started_at",
+        "_timed_out",
+        "_transport",
+        "_upgrades",
+        "must_close",
+        "sender",
+    )
+
     def __init__(
         self,
         transport: Transport,

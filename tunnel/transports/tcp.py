@@ -77,8 +77,7 @@ class TcpTransport:
         _set_options(self._sock, notsent_lowat_bytes)
         self.info = TransportInfo(kind="tcp", peer=_peer_name(self._sock))
         self._progress_seconds = write_progress_seconds
-        self._poll = select.poll()
-        self._poll.register(self._sock, select.POLLOUT)
+        self._poll: select.poll | None = None  # made for those who ask `is_writable`: HTTP/2 connections, which are few
         self._early = b""
         self._drained = False  # the last read took everything: the next one would find nothing, so wait first
         self._eof = False
@@ -183,6 +182,9 @@ class TcpTransport:
     def is_writable(self) -> bool:
         """Whether `wait_writable` would return at once."""
         self._check_writable()
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._sock, select.POLLOUT)
         return bool(self._poll.poll(0))
 
     async def send_eof(self) -> None:
