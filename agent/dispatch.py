@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Collection, Coroutine, Mapping
+from typing import Any, Protocol
 
 import trio
 
@@ -32,6 +32,7 @@ from tunnel.relay import (
     UpstreamFailed,
     UpstreamSilent,
     relay,
+    relay_rest,
 )
 
 logger = logging.getLogger(__name__)
@@ -161,36 +162,57 @@ class ApiServerOrigin:
         """See `Origin.serve`."""
         request = downstream.request
         try:
+            if self._may_go_directly(request):
+                if self.begin(downstream, identity):
+                    return
+                await self._pool.dial()
+                if self.begin(downstream, identity):
+                    return
             upstream = await self._pool.open(_upstream_head(request, identity))
         except LocalProtocolError as exc:
             raise RequestRefused(str(exc), status=400, word="bad-request") from exc
         except UpstreamFailure as exc:
             self._note(exc)
             raise
-        await self._relay(downstream, upstream, self._policy(request))
+        progress = Progress()
+        steps = relay(downstream, upstream, self._policy(request), progress)
+        await self._relay(downstream, upstream, progress, steps)
+
+    def _may_go_directly(self, request: RequestHead) -> bool:
+        # While the kube-apiserver fails, a task looks at each answer, and says when it is back.
+        if self._is_failing:
+            return False
+        return request.ended and request.protocol is None and request.method in REPEATABLE_METHODS
 
     def begin(self, downstream: Downstream, identity: Identity) -> bool:
         """See `Origin.begin`."""
         request = downstream.request
-        if request.method not in REPEATABLE_METHODS:
+        if not self._may_go_directly(request):
             return False
         begun = self._pool.begin(_upstream_head(request, identity))
         if begun is None:
             return False
         kept, head = begun
         deadlines = self._policy(request).head_deadlines
-        downstream.direct = kept.listener = DirectRequest(downstream, self._pool, kept, head, deadlines)
+        DirectRequest(downstream, self._pool, kept, head, deadlines)
         return True
 
     async def go_on(self, downstream: Downstream, direct: DirectExchange) -> None:
         """See `Origin.go_on`."""
         assert isinstance(direct, DirectRequest)
-        await self._relay(downstream, direct.take_up(), _ApiServerRelay(direct.head_deadlines, direct.head_wait))
+        upstream, progress = direct.take_up(), direct.progress
+        if progress.response_started:
+            steps = _relay_rest(downstream, upstream, progress)
+        else:
+            policy = _ApiServerRelay(direct.head_deadlines, direct.head_wait)
+            steps = relay(downstream, upstream, policy, progress)
+        await self._relay(downstream, upstream, progress, steps)
 
-    async def _relay(self, downstream: Downstream, upstream: PooledExchange, policy: _ApiServerRelay) -> None:
-        progress = Progress()
+    async def _relay(
+        self, downstream: Downstream, upstream: PooledExchange, progress: Progress, steps: Coroutine[Any, Any, None]
+    ) -> None:
         try:
-            await relay(downstream, upstream, policy, progress)
+            await steps
         except UpgradeUnanswered as exc:
             logger.info("an upgrade was handed to the kube-apiserver and not answered", extra={"error": str(exc)})
             downstream.reset(ErrorCode.INTERNAL_ERROR)
@@ -224,6 +246,11 @@ class ApiServerOrigin:
         elif failure is None and self._is_failing:
             logger.info("the kube-apiserver answers again")
         self._is_failing = failure is not None
+
+
+async def _relay_rest(downstream: Downstream, upstream: PooledExchange, progress: Progress) -> None:
+    await downstream.flush()
+    await relay_rest(downstream, upstream, None, progress)
 
 
 def _upstream_head(request: RequestHead, identity: Identity) -> RequestHead:

@@ -20,14 +20,14 @@ class Listener(Protocol):
     """A direct exchange, as the connection sees it."""
 
     def received(self, data: bytes) -> bool:
-        """Bytes of the response, or ``b""`` where the connection has ended; False where a task takes over from here."""
+        """Bytes of the response, or ``b""`` where the connection has ended; False where nothing more is to be read here."""
         ...
 
 
 class KeptConnection:
     """One connection with nobody's or one direct exchange's request on it."""
 
-    __slots__ = ("_lost", "_scope", "access", "client", "listener", "since")
+    __slots__ = ("_lost", "_scope", "access", "client", "is_new", "listener", "since")
 
     def __init__(
         self, client: Http1Client, access: Access, *, since: float, lost: Callable[[KeptConnection], None]
@@ -37,6 +37,8 @@ class KeptConnection:
         self.access = access
         self.since = since
         """When it was used last."""
+        self.is_new = False
+        """Whether it has not carried a request yet."""
         self.listener: Listener | None = None
         self._lost = lost
         self._scope = trio.CancelScope()

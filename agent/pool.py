@@ -110,6 +110,11 @@ class ConnectionPool:
                 for kept in self._take_expired():
                     closing.start_soon(kept.claim().aclose)
 
+    async def dial(self) -> None:
+        """Open one more connection, which is idle then: `begin` will take it. Raises `UpstreamFailure`."""
+        access = await self._current_access()
+        self._attend(Http1Client(await self._connect(access)), access, is_new=True)
+
     async def open(self, request: RequestHead) -> PooledExchange:
         """See `agent.upstream.UpstreamOpener.open`. ``request.fields`` must be free of credentials."""
         access = await self._current_access()
@@ -160,13 +165,14 @@ class ConnectionPool:
         if not is_sent:
             kept.abort()
             return None
-        self._reused += 1
+        self._reused += not kept.is_new
         self._busy.add(kept)
         return kept, head
 
     def keep(self, kept: KeptConnection) -> None:
         """The response to what `begin` sent has arrived whole."""
         kept.listener = None
+        kept.is_new = False
         self._busy.discard(kept)
         if self._closed or not kept.client.reusable:
             kept.abort()
@@ -175,11 +181,13 @@ class ConnectionPool:
             self._add_idle(kept)
 
     def take_up(self, kept: KeptConnection, head: RequestHead, data: bytes) -> PooledExchange:
-        """Go on in a task with a request that `begin` sent, of whose response these bytes have arrived."""
-        kept.listener = None
+        """Go on with a request that `begin` sent, of whose response these bytes have arrived.
+
+        A task that does so claims the connection.
+        """
         self._busy.discard(kept)
         exchange = PooledExchange(self, head)
-        exchange.take_up(kept.claim(), kept.access, data)
+        exchange.take_up(kept.client, kept.access, data, reused=not kept.is_new)
         return exchange
 
     def drop(self, kept: KeptConnection) -> None:
@@ -230,7 +238,11 @@ class ConnectionPool:
         if self._closed or not client.reusable:
             client.abort()
             return
+        self._attend(client, access)
+
+    def _attend(self, client: Http1Client, access: Access, *, is_new: bool = False) -> None:
         kept = KeptConnection(client, access, since=trio.current_time(), lost=self._lost)
+        kept.is_new = is_new
         self._add_idle(kept)
         self._unattended.append(kept)
         self._unattended_added.call()
@@ -324,12 +336,12 @@ class PooledExchange:
         self._reused = reused
         self._pool.occupy(self)
 
-    def take_up(self, client: Http1Client, access: Access, data: bytes) -> None:
-        """The request was sent on this connection, which had been idle; these bytes of a response have arrived."""
+    def take_up(self, client: Http1Client, access: Access, data: bytes, *, reused: bool) -> None:
+        """The request was sent on this connection; these bytes of a response have arrived."""
         self._exchange = client.take_up(self._head, data)
         self._client = client
         self._access = access
-        self._reused = True
+        self._reused = reused
         self._pool.occupy(self)
 
     @property
@@ -341,12 +353,12 @@ class PooledExchange:
     @property
     def writer(self) -> BodyWriter:
         """See `tunnel.messages.Upstream`."""
-        return self._under_way.writer
+        return self.under_way.writer
 
     @property
     def body(self) -> BodyReader:
         """See `tunnel.messages.Upstream`."""
-        return self._under_way.body
+        return self.under_way.body
 
     async def receive_head(self) -> ResponseHead:
         """See `tunnel.messages.Upstream`. Sends a repeatable request once more if a reused connection had ended.
@@ -354,7 +366,7 @@ class PooledExchange:
         Also raises `UpstreamFailure` where the new connection fails.
         """
         try:
-            head = await self._under_way.receive_head()
+            head = await self.under_way.receive_head()
         except ConnectionEnded:
             client = self._client
             if client is None or not self._reused or client.received_any_byte or not self.may_repeat:
@@ -362,14 +374,14 @@ class PooledExchange:
             client.abort()
             self._pool.repeated()
             await self._pool.begin_anew(self)
-            head = await self._under_way.receive_head()
+            head = await self.under_way.receive_head()
         if head.status == 401:
             self._pool.rejected()
         return head
 
     def take_stream(self) -> ByteStream:
         """See `tunnel.messages.Upstream`."""
-        return self._under_way.take_stream()
+        return self.under_way.take_stream()
 
     def reset(self, code: int) -> None:
         """Give the exchange up, or, after a clean end, give its connection back. Idempotent."""
@@ -378,11 +390,12 @@ class PooledExchange:
         if client is None or access is None:
             return
         self._client = None
-        self._under_way.reset(code)
+        self.under_way.reset(code)
         self._pool.give_back(self, client, access)
 
     @property
-    def _under_way(self) -> Http1Upstream:
+    def under_way(self) -> Http1Upstream:
+        """The exchange on its connection. Raises `LocalProtocolError` where it was not begun."""
         if self._exchange is None:
             raise LocalProtocolError("an exchange that was not begun")
         return self._exchange

@@ -93,7 +93,15 @@ class Pipeline:
         forwarding = Forwarding(request, address, info, identity, fields, exchange.progress)
         self._observers.started(exchange)
         downstream.authenticated()
-        direct = DirectForwarding(exchange, downstream, forwarding, tunnel, self._forwarder, self._end_direct)
+        direct = DirectForwarding(
+            exchange,
+            downstream,
+            forwarding,
+            tunnel,
+            self._forwarder,
+            head_sent=self._head_sent,
+            ended=self._end_direct,
+        )
         self._revocations.enter(caller.credential_id, direct.revoke)
         direct.begin(now)
         return True
@@ -103,7 +111,7 @@ class Pipeline:
         exchange = direct.exchange
         self._release_direct(direct)
         exchange.ended_at = now = trio.current_time()
-        if exchange.progress.response_started:
+        if exchange.progress.response_started and exchange.head_at is None:
             exchange.head_at = now
             self._observers.head_sent(exchange)
         self._observers.ended(exchange)
@@ -219,8 +227,11 @@ class Pipeline:
             self._revocations.leave(caller.credential_id, revoke)
 
     def _on_head(self, exchange: Exchange, status: int) -> None:
-        exchange.head_at = trio.current_time()
         exchange.status = status
+        self._head_sent(exchange)
+
+    def _head_sent(self, exchange: Exchange) -> None:
+        exchange.head_at = trio.current_time()
         self._observers.head_sent(exchange)
 
     async def _answer(self, exchange: Exchange, downstream: Downstream, error: ProxyError) -> None:

@@ -124,12 +124,7 @@ class Forwarding:
     def passes_unseen(self, head: ResponseHead) -> bool:
         """Whether `inspect` has nothing to say, and `filter_head` nothing to refuse."""
         status = head.status
-        return (
-            not 300 <= status < 400
-            and status != 401
-            and AGENT_REPORT_FIELD not in names_of(head.fields)
-            and not self._info.is_watch
-        )
+        return not 300 <= status < 400 and status != 401 and AGENT_REPORT_FIELD not in names_of(head.fields)
 
     async def inspect(self, head: ResponseHead, body: BodyReader) -> None:
         """Raise `ProxyError` where the agent itself answered, or the cluster does not know the agent."""

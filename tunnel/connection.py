@@ -308,7 +308,7 @@ class Connection:
                 self._writer_wakeup.call()
 
     def note_partial(self, stream: RequestStream) -> None:
-        """Part of a response came, of which no task knows. If the rest is not right behind it, one is needed."""
+        """Part of a response came, of which no task knows; the rest may be right behind it."""
         self._partial.append(stream)
 
     def hand_over(self, stream: ServedStream) -> None:
@@ -357,7 +357,7 @@ class Connection:
             if self._begun:
                 self._begin_requests()
             if self._partial:
-                self._hand_over_partial()
+                self._pass_on_partial()
             if engine.has_output:
                 self._writer_wakeup.call()
 
@@ -373,11 +373,11 @@ class Connection:
             return False
         return stream.failure is None and not stream.head_too_large and self._begin_directly(stream)
 
-    def _hand_over_partial(self) -> None:
-        """No byte of a response waits for others: what is not whole by now is a task's."""
+    def _pass_on_partial(self) -> None:
+        """No byte of a response waits for others: what is not whole by now is passed on in parts."""
         for stream in self._partial:
             if stream.direct is not None:
-                stream.direct.need_task()
+                stream.direct.response_arrived()
         self._partial.clear()
 
     async def _start_workers(self) -> None:

@@ -131,6 +131,10 @@ class Downstream(Protocol):
     direct: DirectExchange | None
     """What is under way here without a task, until a task has taken it up (`tunnel.direct`)."""
 
+    def begin_direct(self, direct: DirectExchange) -> None:
+        """The exchange is under way without a task from now on, whoever called this."""
+        ...
+
     @property
     def body(self) -> BodyReader:
         """The request body."""
@@ -143,8 +147,20 @@ class Downstream(Protocol):
         """
         ...
 
+    def start_nowait(self, head: ResponseHead, data: bytes) -> bool:
+        """Send a final head and the first bytes of a longer body; False as for `respond_nowait`. Raises as that does."""
+        ...
+
+    def write_nowait(self, data: bytes) -> bool:
+        """Send more of the body that `start_nowait` began; False where no more should follow before `flush`."""
+        ...
+
+    def finish_nowait(self, trailers: Fields | tuple[()] = ()) -> bool:
+        """End the body that `start_nowait` began; False as for `respond_nowait`."""
+        ...
+
     async def flush(self) -> None:
-        """Send what `respond_nowait` had to leave. Cancelled, the exchange can only be reset."""
+        """Send what one of the above had to leave. Cancelled, the exchange can only be reset."""
         ...
 
     def end_direct(self) -> None:

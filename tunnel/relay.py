@@ -273,6 +273,17 @@ async def _relay_response(
     await _relay_body(downstream, upstream, policy.filter_head(head), boundary, progress)
 
 
+async def relay_rest(downstream: Downstream, upstream: Upstream, boundary: Boundary | None, progress: Progress) -> None:
+    """Relay the rest of a response whose head and first bytes have been passed on. Ends and raises as `relay` does."""
+    try:
+        await _relay_pieces(downstream, upstream.body, boundary, progress, None)
+    except BaseException:
+        upstream.reset(ErrorCode.CANCEL)
+        downstream.reset(ErrorCode.INTERNAL_ERROR)
+        raise
+    upstream.reset(ErrorCode.CANCEL)
+
+
 async def _relay_body(
     downstream: Downstream, upstream: Upstream, head: ResponseHead, boundary: Boundary | None, progress: Progress
 ) -> None:
@@ -292,9 +303,22 @@ async def _relay_body(
             boundary.feed(data)
         await downstream.send_response(head, data or b"", end=ended)
         progress.response_bytes += len(data or b"")
-        if ended:
-            return
-        writer = downstream.writer
+    except _UPSTREAM_ERRORS as exc:
+        raise DownstreamGone(str(exc)) from exc
+    if not ended:
+        await _relay_pieces(downstream, body, boundary, progress, failure)
+
+
+async def _relay_pieces(
+    downstream: Downstream,
+    body: BodyReader,
+    boundary: Boundary | None,
+    progress: Progress,
+    failure: BaseException | None,
+) -> None:
+    """Pass on what comes of a body, to its end."""
+    writer = downstream.writer
+    try:
         while failure is None:
             try:
                 data = await body.receive()

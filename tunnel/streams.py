@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.direct import DIRECT_BYTES, DirectExchange
+from tunnel.direct import DirectExchange
 from tunnel.errors import (
     ConnectionEnded,
     ErrorCode,
@@ -116,6 +116,9 @@ class Http2Stream:
 
     async def finish(self, trailers: Fields | tuple[()] = ()) -> None:
         """See `tunnel.messages.BodyWriter.finish`. What is queued leaves in order before the end."""
+        self._finish(trailers)
+
+    def _finish(self, trailers: Fields | tuple[()]) -> None:
         self._check_sending()
         self.sent_end = True
         if trailers:
@@ -230,21 +233,20 @@ class RequestStream(Http2Stream):
             await self._readable.wait()
         return self._heads.popleft()
 
-    def peek_whole(self) -> ResponseHead | None:
-        """The head of a response that is at hand to the end and small; None where there is more to it than that."""
+    def peek_head(self) -> ResponseHead | None:
+        """The final head of the response, where that is all there is of heads so far; it stays."""
         heads = self._heads
-        if len(heads) != 1 or not self.received_end or self.trailers or heads[0].status < 200:
-            return None
-        if len(self._chunks) > 1 and sum(map(len, self._chunks)) > DIRECT_BYTES:
-            return None
-        return heads[0]
+        return heads[0] if len(heads) == 1 and heads[0].status >= 200 else None
 
-    def take_whole(self) -> bytes:
-        """The body of the response that `peek_whole` has shown; it and its head are consumed, and nothing is left."""
+    def take_start(self) -> bytes:
+        """What has arrived of the body behind the head that `peek_head` has shown; both are consumed."""
         self._heads.clear()
-        data = self.receive_nowait() or b""
+        return self.receive_nowait() or b""
+
+    def part(self) -> None:
+        """The exchange has ended without a task: let go of the engine's stream."""
+        self.direct = None
         self._part()
-        return data
 
     def take_stream(self) -> UpgradedStream:
         """See `tunnel.messages.Upstream.take_stream`."""
@@ -255,7 +257,7 @@ class RequestStream(Http2Stream):
         if direct is None:
             self._readable.call()
         elif self.received_end:
-            direct.response_complete()
+            direct.response_arrived()
         else:
             self._connection.note_partial(self)
 
@@ -263,7 +265,7 @@ class RequestStream(Http2Stream):
         """Nothing more comes or goes: wake whoever waits."""
         super().on_failure(failure)
         if self.direct is not None:
-            self.direct.need_task()
+            self.direct.response_failed()
 
     def on_head(self, fields: Fields, ended: bool) -> None:
         """An interim or final head arrived. A 200 to an upgrade is the 101 of the upstream."""
@@ -371,8 +373,33 @@ class ServedStream(Http2Stream):
             self._connection.send_data(self.h2, data, ended=True)
         return True
 
+    def start_nowait(self, head: ResponseHead, data: bytes) -> bool:
+        """See `tunnel.messages.Downstream.start_nowait`."""
+        self._check_sending()
+        self._response_started = True
+        self._connection.send_head(self.h2, response_fields(head))
+        return self.write_nowait(data)
+
+    def write_nowait(self, data: bytes) -> bool:
+        """See `tunnel.messages.Downstream.write_nowait`."""
+        self._check_sending()
+        if data:
+            self._connection.send_data(self.h2, data)
+        return self.h2.pending_bytes <= SEND_BUFFER_BYTES
+
+    def finish_nowait(self, trailers: Fields | tuple[()] = ()) -> bool:
+        """See `tunnel.messages.Downstream.finish_nowait`."""
+        self._finish(trailers)
+        return True
+
     async def flush(self) -> None:
-        """See `tunnel.messages.Downstream.flush`: nothing is left to a task here."""
+        """See `tunnel.messages.Downstream.flush`."""
+        await self.wait_sendable()
+
+    def begin_direct(self, direct: DirectExchange) -> None:
+        """See `tunnel.messages.Downstream.begin_direct`. A handler that calls it returns without another checkpoint."""
+        self.direct = direct
+        self._handed_over = False
 
     def end_direct(self) -> None:
         """See `tunnel.messages.Downstream.end_direct`."""

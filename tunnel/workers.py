@@ -94,5 +94,6 @@ class Workers:
             logger.exception("%s: the handler of stream %d crashed", self._name, stream.stream_id)
         finally:
             stream.scope = None
-            stream.conclude()
-            self._ended(stream)
+            if stream.direct is None:  # else the exchange goes on without this task
+                stream.conclude()
+                self._ended(stream)

@@ -241,6 +241,11 @@ class ResponseBody:
         self._framing().trailers = trailers
 
     @property
+    def failed(self) -> bool:
+        """Whether `take` raises once it has given what is at hand."""
+        return self._error is not None
+
+    @property
     def ended(self) -> bool:
         """True once the end was found and was clean, whether or not everything has been taken."""
         return self._decoder is not None and self._decoder.ended
@@ -252,20 +257,21 @@ class ResponseBody:
 
     async def receive(self) -> bytes:
         """See `tunnel.messages.BodyReader`. Also raises `RemoteProtocolError`, with status 502."""
-        while (data := self._take()) is None:
-            self._received(await self._client.receive_some())
+        while (data := self.take()) is None:
+            self.take_in(await self._client.receive_some())
         return data
 
     def receive_nowait(self) -> bytes | None:
         """See `tunnel.messages.BodyReader`. Also raises `RemoteProtocolError`, with status 502."""
-        while (data := self._take()) is None:
+        while (data := self.take()) is None:
             arrived = self._client.receive_nowait()
             if arrived is None:
                 return None
-            self._received(arrived)
+            self.take_in(arrived)
         return data
 
-    def _take(self) -> bytes | None:
+    def take(self) -> bytes | None:
+        """What `receive_nowait` would return of the bytes that were read; the connection is not asked for more."""
         if self._ready:
             data = self._ready
             self._ready = b""
@@ -274,7 +280,8 @@ class ResponseBody:
             raise self._error
         return b"" if self._framing().ended else None
 
-    def _received(self, data: bytes) -> None:
+    def take_in(self, data: bytes) -> None:
+        """Bytes were read from the connection; ``b""``: its end."""
         decoder = self._framing()
         if data:
             self._ready = self._feed(decoder, data)
@@ -301,20 +308,22 @@ class ResponseBody:
 class Http1Upstream:
     """One exchange on an HTTP/1.1 connection (a `tunnel.messages.Upstream`). Made by `Http1Client.send` only."""
 
-    __slots__ = ("_client", "_interim_responses", "_method", "_persistent", "_protocol", "_response_body",
-                 "_upgraded", "_was_reset", "_writer", "body")  # fmt: skip
+    __slots__ = ("_client", "_interim_responses", "_method", "_persistent", "_protocol", "_unread_failure", "_unread_head", "_upgraded",
+                 "_was_reset", "_writer", "body", "response_body")  # fmt: skip
 
     def __init__(self, client: Http1Client, head: RequestHead, writer: MessageWriter) -> None:
         self._client = client
         self._method = head.method
         self._protocol = head.protocol
         self._writer = writer
-        self._response_body = ResponseBody(client)
+        self._unread_head: ResponseHead | None = None
+        self._unread_failure: RemoteProtocolError | None = None
+        self.response_body = ResponseBody(client)
         self._interim_responses = 0
         self._persistent = False
         self._upgraded = False
         self._was_reset = False
-        self.body: BodyReader = self._response_body
+        self.body: BodyReader = self.response_body
 
     @property
     def writer(self) -> MessageWriter:
@@ -324,7 +333,7 @@ class Http1Upstream:
     @property
     def ended_cleanly(self) -> bool:
         """True once both messages are whole and the connection stands exactly between two exchanges."""
-        return self._persistent and self._writer.finished and self._response_body.ended and not len(self._client.input)
+        return self._persistent and self._writer.finished and self.response_body.ended and not len(self._client.input)
 
     async def receive_head(self) -> ResponseHead:
         """See `tunnel.messages.Upstream`. Cancelling loses nothing.
@@ -332,16 +341,40 @@ class Http1Upstream:
         Raises `ConnectionEnded` where the connection ends first, and `RemoteProtocolError` with status 502.
         """
         client = self._client
+        while (head := self.head_nowait()) is None:
+            data = await client.receive_some()
+            if not data:
+                raise ConnectionEnded(
+                    "the upstream closed the connection in the middle of a response head"
+                    if client.received_any_byte
+                    else "the upstream closed the connection without a response"
+                )
+            client.input.append(data)
+        return head
+
+    def unread_head(self, head: ResponseHead) -> None:
+        """Let `receive_head` return this head, which `head_nowait` gave."""
+        self._unread_head = head
+
+    def unread_failure(self, failure: RemoteProtocolError) -> None:
+        """Let `receive_head` raise this, which `head_nowait` did."""
+        self._unread_failure = failure
+
+    def head_nowait(self) -> ResponseHead | None:
+        """What `receive_head` would return, from the bytes that are at hand; None where they are no whole head.
+
+        Raises `RemoteProtocolError` with status 502.
+        """
+        client = self._client
+        if self._unread_failure is not None:
+            raise self._unread_failure
+        if self._unread_head is not None:
+            head, self._unread_head = self._unread_head, None
+            return head
         try:
-            while (block := client.input.take_head(client.limits.response_head_bytes)) is None:
-                data = await client.receive_some()
-                if not data:
-                    raise ConnectionEnded(
-                        "the upstream closed the connection in the middle of a response head"
-                        if client.received_any_byte
-                        else "the upstream closed the connection without a response"
-                    )
-                client.input.append(data)
+            block = client.input.take_head(client.limits.response_head_bytes)
+            if block is None:
+                return None
             head, framing = parse_response_head(block, self._method, limits=client.limits)
             if head.status < 200:
                 self._check_interim(head)
@@ -360,7 +393,7 @@ class Http1Upstream:
             decoder = UntilCloseDecoder()
         else:
             decoder = LengthDecoder((head.content_length or 0) if framing.kind is BodyKind.LENGTH else 0)
-        self._response_body.begin(decoder)
+        self.response_body.begin(decoder)
         return head
 
     def _check_interim(self, head: ResponseHead) -> None:
@@ -384,7 +417,7 @@ class Http1Upstream:
 
     def reset(self, code: int) -> None:
         """Abort the connection, unless both messages are whole. HTTP/1.1 has no place for the code."""
-        if self._was_reset or (self._writer.finished and self._response_body.ended):
+        if self._was_reset or (self._writer.finished and self.response_body.ended):
             return
         self._was_reset = True
         self._client.abort()

@@ -234,9 +234,27 @@ class Http1Downstream:
         """See `tunnel.messages.Downstream.respond_nowait`. Raises as `send_response` does."""
         return self._connection.sender.send_nowait(self._whole(head, data, end=True))
 
+    def start_nowait(self, head: ResponseHead, data: bytes) -> bool:
+        """See `tunnel.messages.Downstream.start_nowait`. Raises as `send_response` does."""
+        return self._connection.sender.send_nowait(self._whole(head, data, end=False))
+
+    def write_nowait(self, data: bytes) -> bool:
+        """See `tunnel.messages.Downstream.write_nowait`. Raises as `MessageWriter.send` does."""
+        framed = self.writer.frame(data)
+        return not framed or self._connection.sender.send_nowait(framed)
+
+    def finish_nowait(self, trailers: Fields | tuple[()] = ()) -> bool:
+        """See `tunnel.messages.Downstream.finish_nowait`. Raises as `MessageWriter.finish` does."""
+        last = self.writer.end(trailers)
+        return not last or self._connection.sender.send_nowait(last)
+
     async def flush(self) -> None:
         """See `tunnel.messages.Downstream.flush`."""
         await self._connection.sender.send_rest()
+
+    def begin_direct(self, direct: DirectExchange) -> None:
+        """See `tunnel.messages.Downstream.begin_direct`. Not to be called by the handler here."""
+        self.direct = direct
 
     def end_direct(self) -> None:
         """See `tunnel.messages.Downstream.end_direct`."""
