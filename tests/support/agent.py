@@ -166,6 +166,10 @@ class FixedCredentials:
             raise self.failure
         return self.access
 
+    def known(self) -> Access | None:
+        """What `current` returns; nothing where that would raise."""
+        return None if self.failure is not None else self.access
+
     def rejected(self) -> None:
         self.rejections += 1
 
