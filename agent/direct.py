@@ -93,7 +93,7 @@ class DirectRequest:
                 under_way.unread_head(head)
             return self._need_task()
         self._end_wait()
-        content = under_way.response_body.take() or b""
+        content = under_way.response_body.at_hand()
         self.progress.status = head.status
         self.progress.response_started = True
         if not self._downstream.start_nowait(filter_response_head(head), content):
@@ -102,14 +102,12 @@ class DirectRequest:
 
     def _pass_on(self, exchange: PooledExchange) -> bool:
         body = exchange.under_way.response_body
-        if body.failed:
-            return self._need_task()
-        content = body.take()
+        content = body.at_hand()
         has_room = self._downstream.write_nowait(content) if content else True
-        if has_room and not body.at_end:
-            return True
-        if not has_room:
+        if body.failed or not has_room:
             return self._need_task()
+        if not body.at_end:
+            return True
         self._downstream.finish_nowait(allowed_trailers(body.trailers))
         exchange.reset(ErrorCode.NO_ERROR)
         self._downstream.end_direct()

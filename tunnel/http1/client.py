@@ -242,7 +242,7 @@ class ResponseBody:
 
     @property
     def failed(self) -> bool:
-        """Whether `take` raises once it has given what is at hand."""
+        """Whether `receive` raises once it has given what is at hand."""
         return self._error is not None
 
     @property
@@ -257,21 +257,20 @@ class ResponseBody:
 
     async def receive(self) -> bytes:
         """See `tunnel.messages.BodyReader`. Also raises `RemoteProtocolError`, with status 502."""
-        while (data := self.take()) is None:
+        while (data := self._take()) is None:
             self.take_in(await self._client.receive_some())
         return data
 
     def receive_nowait(self) -> bytes | None:
         """See `tunnel.messages.BodyReader`. Also raises `RemoteProtocolError`, with status 502."""
-        while (data := self.take()) is None:
+        while (data := self._take()) is None:
             arrived = self._client.receive_nowait()
             if arrived is None:
                 return None
             self.take_in(arrived)
         return data
 
-    def take(self) -> bytes | None:
-        """What `receive_nowait` would return of the bytes that were read; the connection is not asked for more."""
+    def _take(self) -> bytes | None:
         if self._ready:
             data = self._ready
             self._ready = b""
@@ -279,6 +278,11 @@ class ResponseBody:
         if self._error is not None:
             raise self._error
         return b"" if self._framing().ended else None
+
+    def at_hand(self) -> bytes:
+        """The content of what was read and not taken yet; nothing where there is none, or where that is an error."""
+        data, self._ready = self._ready, b""
+        return data
 
     def take_in(self, data: bytes) -> None:
         """Bytes were read from the connection; ``b""``: its end."""
