@@ -369,7 +369,7 @@ class Connection:
         self._begun.clear()
 
     def _began_directly(self, stream: ServedStream) -> bool:
-        if self._begin_directly is None or not stream.received_end or stream.request.protocol is not None:
+        if self._begin_directly is None or not stream.request.ended or stream.request.protocol is not None:
             return False
         return stream.failure is None and not stream.head_too_large and self._begin_directly(stream)
 
