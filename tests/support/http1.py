@@ -8,7 +8,7 @@ import trio
 
 from tunnel.http1.downstream import Http1Downstream
 from tunnel.http1.limits import DEFAULT_LIMITS, Http1Limits
-from tunnel.http1.server import Handler, Http1Server
+from tunnel.http1.server import Begin, Handler, Http1Server
 from tunnel.messages import Fields, ResponseHead
 from tunnel.transports.base import TransportInfo
 
@@ -30,6 +30,8 @@ class MemoryTransport:
         self.eof_sent = False
         self.vouches = clean_eof
         self.fails_to_close = False  # whether an orderly close finds the other end gone
+        self.nowait_bytes = 0  # how much of a write is taken without waiting
+        self.is_flushed = True
         self.split: Callable[[bytes], list[bytes]] = lambda data: [data]
         self.peer: MemoryTransport = self
         self._capacity_bytes = capacity_bytes
@@ -105,16 +107,19 @@ class MemoryTransport:
             self._check_sendable()
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
-        """Takes nothing, so that every write goes through `send_all`."""
+        """Takes ``nowait_bytes`` at most: nothing by default, so that every write goes through `send_all`."""
         self._check_sendable()
-        return 0
-
-    @property
-    def is_flushed(self) -> bool:
-        return True
+        taken = bytes(data[: self.nowait_bytes])
+        if taken:
+            self.writes.append(taken)
+            self.peer._inbox.append(taken)
+            self.peer._wake()
+        return len(taken)
 
     async def flush(self) -> None:
         await trio.lowlevel.checkpoint()
+        self._check_sendable()
+        self.is_flushed = True
 
     @property
     def is_writable(self) -> bool:
@@ -196,6 +201,7 @@ class Front:
         limits: Http1Limits = DEFAULT_LIMITS,
         initial: bytes = b"",
         capacity_bytes: int | None = None,
+        begin: Begin | None = None,
     ) -> None:
         self.transport, self.client = memory_transport_pair(capacity_bytes=capacity_bytes)
         self.seen: list[Http1Downstream] = []
@@ -203,8 +209,9 @@ class Front:
         self.crash: BaseException | None = None
         self._handler = handler
         self.server = Http1Server(
-            self.transport, self._handle, limits=limits, render_error=plain_error, initial=initial
+            self.transport, self._handle, limits=limits, render_error=plain_error, initial=initial, begin=begin
         )
+        self.scope = trio.CancelScope()
         nursery.start_soon(self._run)
 
     async def _handle(self, downstream: Http1Downstream) -> None:
@@ -213,7 +220,8 @@ class Front:
 
     async def _run(self) -> None:
         try:
-            await self.server.run()
+            with self.scope:
+                await self.server.run()
         except ExceptionGroup as group:
             self.crash = group
             if group.subgroup(AssertionError) is not None:
