@@ -321,7 +321,9 @@ class Http1Server:
         if downstream.finished and not (downstream.close or self.must_close or len(self._input)):
             self._downstream = None
             self._set_deadline(trio.current_time() + self._idle_seconds())
-        elif self._is_direct and downstream.finished and not len(self._input):
+        elif not downstream.finished:
+            self.cancel_handler()  # it was reset: nobody is to take it up, and nothing can follow it
+        elif self._is_direct and not len(self._input):
             self._end_directly()
         else:
             self._give(downstream)

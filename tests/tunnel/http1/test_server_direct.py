@@ -493,6 +493,37 @@ async def test_who_cancels_the_connection_has_its_exchange_abandoned(nursery: tr
     assert exchange.abandoned == 1
 
 
+@pytest.mark.parametrize("two_tasks", [False, True])
+async def test_an_exchange_that_is_reset_ends_the_connection_and_is_not_begun_again(
+    nursery: trio.Nursery, two_tasks: bool
+) -> None:
+    front = DirectFront(nursery)
+    if two_tasks:
+        await make_two_tasks(front)
+    exchange = await front.begin_one()
+    exchange.downstream.reset(ErrorCode.INTERNAL_ERROR)
+    exchange.downstream.end_direct()
+    await front.aborted()
+    assert exchange.abandoned == 0
+    assert len(front.seen) == two_tasks
+
+
+@pytest.mark.parametrize("two_tasks", [False, True])
+async def test_an_answer_to_a_client_that_is_gone_begins_nothing_again(nursery: trio.Nursery, two_tasks: bool) -> None:
+    front = DirectFront(nursery)
+    if two_tasks:
+        await make_two_tasks(front)
+    exchange = await front.begin_one()
+    front.client.abort()
+    with pytest.raises(ConnectionEnded):
+        exchange.downstream.respond_nowait(PLAIN, b"ok")
+    exchange.downstream.direct = None
+    exchange.downstream.reset(ErrorCode.INTERNAL_ERROR)
+    exchange.downstream.end_direct()
+    await front.aborted()
+    assert len(front.seen) == two_tasks
+
+
 async def test_nothing_is_left_behind(autojump_clock: trio.testing.MockClock) -> None:
     before = trio.lowlevel.current_statistics().tasks_living
     async with trio.open_nursery() as nursery:
