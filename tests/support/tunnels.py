@@ -17,6 +17,7 @@ from tunnel.liveness import DEFAULT_TIMES, ConnectionTimes
 from tunnel.messages import RequestHead
 from tunnel.streams import ServedStream
 from tunnel.transports.base import Transport
+from tunnel.workers import Begin
 
 Handler = Callable[[ServedStream], Awaitable[None]]
 
@@ -50,6 +51,7 @@ async def open_tunnel(
     requester_times: ConnectionTimes = DEFAULT_TIMES,
     responder_times: ConnectionTimes = DEFAULT_TIMES,
     on_going_away: Callable[[str], None] | None = None,
+    begin: Begin | None = None,
 ) -> AsyncIterator[TunnelPair]:
     """Both ends run until the block ends; how each one ended is kept."""
     near, far = await tcp_pair()
@@ -66,6 +68,7 @@ async def open_tunnel(
         role=Role.RESPONDER,
         config=responder_config,
         handler=handler,
+        begin=begin,
         times=responder_times,
         name="agentk",
         on_going_away=on_going_away,
