@@ -33,8 +33,10 @@ from agent.token import FixedToken
 from operations.values import Address, Seconds
 from server.agents import AgentGate
 from server.exchange import Pipeline
+from server.forwarding import Forwarder
 from server.kas import Kas, KasAddresses
 from server.listeners import Front
+from server.metrics import ExchangeMetrics
 from server.registry import Registry
 from server.tokens import AGENT_PREFIX, USER_PREFIX, digest, new_token
 from tunnel.connection import Connection
@@ -56,6 +58,12 @@ class ObservedKas(Kas):
     registry: Registry
     budget: WindowBudget
     front: Front
+    pipeline: Pipeline
+    metrics: ExchangeMetrics
+
+    def _make_pipeline(self, registry: Registry, forwarder: Forwarder, metrics: ExchangeMetrics) -> Pipeline:
+        self.metrics = metrics
+        return super()._make_pipeline(registry, forwarder, metrics)
 
     def _make_gate(self, registry: Registry, budget: WindowBudget) -> AgentGate:
         self.registry = registry
@@ -63,6 +71,7 @@ class ObservedKas(Kas):
         return super()._make_gate(registry, budget)
 
     def _make_front(self, pipeline: Pipeline, budget: WindowBudget) -> Front:
+        self.pipeline = pipeline
         self.front = super()._make_front(pipeline, budget)
         return self.front
 
@@ -354,7 +363,7 @@ def _write_kubeconfig(path: Path, cluster: ScriptedCluster, *, tls: bool) -> Non
     path.write_text(yaml.safe_dump(document))
 
 
-def _kas_config(folder: Path, access: Path, **changes: Any) -> server.config.KasConfig:
+def _kas_config(folder: Path, access_file: Path, **changes: Any) -> server.config.KasConfig:
     certificate, key = folder / "kas.pem", folder / "kas.key"
     leaf = _certificate()
     certificate.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
@@ -367,7 +376,7 @@ def _kas_config(folder: Path, access: Path, **changes: Any) -> server.config.Kas
         agents=server.config.AgentListenerConfig(address=LOOPBACK, tls=tls),
         proxy=server.config.ProxyConfig(address=LOOPBACK, tls=tls, domain="example.com", **proxy),
         operations=server.config.OperationsConfig(address=LOOPBACK),
-        access=server.config.AccessConfig(file=access, **changes.pop("access", {})),
+        access=server.config.AccessConfig(file=access_file, **changes.pop("access", {})),
         timeouts=timeouts,
         **changes,
     )
