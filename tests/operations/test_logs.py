@@ -22,6 +22,7 @@ from operations.logs import (
     LogConfig,
     NeverBlockingHandler,
     configure_logging,
+    quote,
 )
 
 
@@ -250,7 +251,7 @@ def test_the_short_way_writes_the_same_line_as_the_long_one(pipe):
     facts = {"target": '/a?b=\u00fc"', "status": 200, "token": "Bearer abcdefgh"}
     with os.fdopen(os.dup(writer), "w") as stream:
         configure_logging(LogConfig(format="json"), stream=stream)
-        FactsLogger(logging.getLogger("kas.access")).log("exchange", facts)
+        FactsLogger(logging.getLogger("kas.access"), "exchange").log(json.dumps(facts, ensure_ascii=False)[1:-1])
         logging.getLogger("kas.access").info("exchange", extra={"facts": facts})
     short, long = (json.loads(line) for line in read_lines(reader))
 
@@ -262,14 +263,14 @@ def test_the_short_way_writes_the_same_line_as_the_long_one(pipe):
 
 def test_frequent_events_reach_every_handler_and_obey_the_level(pipe, caplog):
     reader, writer = pipe
-    events = FactsLogger(logging.getLogger("kas.access"))
+    events = FactsLogger(logging.getLogger("kas.access"), "exchange")
     with os.fdopen(os.dup(writer), "w") as stream:
         configure_logging(LogConfig(format="json", level="warning"), stream=stream)
         assert not events.is_enabled
         logging.getLogger().setLevel("INFO")
         assert events.is_enabled
         logging.getLogger().addHandler(caplog.handler)
-        events.log("exchange", {"status": 200})
+        events.log('"status": 200')
     (line,) = read_lines(reader)
 
     assert json.loads(line)["status"] == 200
@@ -280,7 +281,30 @@ def test_frequent_events_are_plain_lines_where_lines_are_plain(pipe):
     reader, writer = pipe
     with os.fdopen(os.dup(writer), "w") as stream:
         configure_logging(LogConfig(format="console"), stream=stream)
-        FactsLogger(logging.getLogger("kas.access")).log("exchange", {"status": 200})
+        FactsLogger(logging.getLogger("kas.access"), "exchange").log('"status": 200')
     (line,) = read_lines(reader)
 
     assert line.split(maxsplit=1)[1] == "INFO    exchange  status=200"
+
+
+@pytest.mark.parametrize("text", ['"', "\\", "\n", "\x00", "\u00fc", "\ud800", '", "status": 500, "x": "', "{}%s"])
+def test_what_is_quoted_is_read_back_and_stays_one_line(pipe, text):
+    reader, writer = pipe
+    with os.fdopen(os.dup(writer), "w") as stream:
+        configure_logging(LogConfig(format="json"), stream=stream)
+        FactsLogger(logging.getLogger("kas.access"), "exchange").log(f'"user": {quote(text)}, "status": 200')
+    (line,) = read_lines(reader)
+
+    assert {key: json.loads(line)[key] for key in ("user", "status")} == {"user": text, "status": 200}
+
+
+def test_frequent_events_have_the_level_that_they_are_given(pipe):
+    reader, writer = pipe
+    with os.fdopen(os.dup(writer), "w") as stream:
+        configure_logging(LogConfig(format="json", level="warning"), stream=stream)
+        events = FactsLogger(logging.getLogger("kas.access"), "exchange", logging.WARNING)
+        assert events.is_enabled
+        events.log('"status": 200')
+    (line,) = read_lines(reader)
+
+    assert json.loads(line)["level"] == "warning"
