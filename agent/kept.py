@@ -62,6 +62,8 @@ class KeptConnection:
     def _goes_on(self, data: bytes) -> bool:
         """Deal with what was received; False where this task has nothing more to do."""
         if self._scope.cancel_called:
+            if data:
+                self.client.abort()  # claimed a moment too late to see these bytes: nobody knows whose they are
             return False
         if self.listener is None:
             self._lost(self)

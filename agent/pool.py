@@ -154,6 +154,9 @@ class ConnectionPool:
         kept = self._take_kept(access) if access is not None else None
         if kept is None or access is None:
             return None
+        if not kept.client.is_idle_and_alive():
+            kept.abort()  # what has come meanwhile would be taken for the answer
+            return None
         head = self._complete(request, access)
         try:
             is_sent = kept.client.send_nowait(head, authority=self._authority)
@@ -191,9 +194,9 @@ class ConnectionPool:
         return exchange
 
     def drop(self, kept: KeptConnection) -> None:
-        """Give up a request that `begin` sent. Idempotent."""
+        """Give up a request that `begin` sent, or a connection that was kept after it. Idempotent."""
         self._busy.discard(kept)
-        kept.abort()
+        self._lost(kept)
 
     def _lost(self, kept: KeptConnection) -> None:
         kept.abort()
