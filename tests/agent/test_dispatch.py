@@ -12,10 +12,12 @@ import pytest
 import trio
 from support.agent import ScriptedApiServer, UpstreamConnection, pool_for, well_behaved
 from support.tunnels import open_tunnel
+from trio.testing import wait_all_tasks_blocked
 
 from agent.dispatch import ApiServerOrigin, Dispatcher, filter_response_head
 from agent.own_api import OwnApi
 from agent.pool import ConnectionPool
+from agent.upstream import UpstreamFailure
 from tunnel.connection import Connection
 from tunnel.errors import ErrorCode, StreamReset
 from tunnel.identity import FIELD_NAME, Identity, encode_identity
@@ -72,7 +74,7 @@ async def bench(upstream: ScriptedApiServer, *, head_seconds: float = 30.0) -> A
         api_server = ApiServerOrigin(pool, head_seconds=head_seconds)
         origins = {b"kubernetes": api_server, b"agentk": OwnApi(lambda: {"replica": "r"})}
         dispatcher = Dispatcher(origins, modes=["impersonate"])
-        async with trio.open_nursery() as nursery, open_tunnel(dispatcher.handle) as tunnel:
+        async with trio.open_nursery() as nursery, open_tunnel(dispatcher.handle, begin=dispatcher.begin) as tunnel:
             await nursery.start(api_server.run)
             yield Bench(tunnel.requester, pool, dispatcher)
             nursery.cancel_scope.cancel()
@@ -428,3 +430,50 @@ def test_an_ordinary_head_is_not_copied():
     head = ResponseHead(200, [(b"content-type", b"x"), (b"etag", b"y")])
 
     assert filter_response_head(head) is head
+
+
+async def test_that_the_cluster_answers_again_is_noticed_where_requests_begin_without_a_task(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="agent.dispatch")
+    async with bench(ScriptedApiServer()) as one:
+        first, second = [await one.open() for _ in range(2)]
+        for stream in (first, second):
+            await stream.receive_head()
+            await read_all(stream)
+        await wait_all_tasks_blocked()
+        origin = one.dispatcher._origins[b"kubernetes"]
+        assert isinstance(origin, ApiServerOrigin)
+        origin._note(UpstreamFailure("gone"))
+        for _ in range(2):
+            head, body = await one.fetch()
+            assert (head.status, body) == (200, b"ok")
+    assert [record.message for record in caplog.records] == [
+        "the kube-apiserver does not answer",
+        "the kube-apiserver answers again",
+    ]
+
+
+async def test_the_own_api_and_unknown_origins_begin_nothing() -> None:
+    async with bench(ScriptedApiServer()) as one:
+        for authority, status in ((b"agentk", 200), (b"elsewhere", 404)):
+            head, _ = await one.fetch(target=b"/v1/info", authority=authority)
+            assert head.status == status
+
+
+async def test_a_second_request_with_a_wrong_identity_is_refused_as_the_first() -> None:
+    async with bench(ScriptedApiServer()) as one:
+        assert (await one.fetch())[0].status == 200
+        head, _ = await one.fetch(identity=None)
+        assert head.status >= 400
+        assert one.dispatcher.refused == 1
+
+
+@pytest.mark.parametrize("method", [b"POST", b"DELETE"])
+async def test_what_must_not_be_repeated_does_not_begin_directly(method: bytes) -> None:
+    async with bench(ScriptedApiServer()) as one:
+        assert (await one.fetch())[0].status == 200
+        reused = one.pool.statistics().reused
+        assert (await one.fetch(method))[0].status == 200
+        assert one.pool.statistics().reused == reused + 1
+        assert one.pool.statistics().busy == 0
