@@ -71,7 +71,13 @@ class DirectForwarding:
     def begin(self, now: float) -> None:
         """Send the request on. It is under way in any case: where it could not be sent, a task tries again."""
         self._downstream.begin_direct(self)
-        self._upstream = self._forwarder.begin(self._forwarding, self._tunnel, self._expire, now)
+        try:
+            self._upstream = self._forwarder.begin(self._forwarding, self._tunnel, self._expire, now)
+        except Exception:
+            # The fan-out that contains: this runs in the task that reads everybody's requests.
+            logger.exception("an exchange crashed", extra={"request_id": self.exchange.request_id})
+            self._break("kas", "kas", "internal error")
+            return
         if self._upstream is None:
             self._downstream.hand_over()
         else:

@@ -21,6 +21,7 @@ from operations.values import Seconds
 from server.direct import DirectForwarding
 from server.exchange import Pipeline
 from server.status import REQUEST_ID_FIELD
+from tunnel.connection import Connection
 from tunnel.errors import ErrorCode
 from tunnel.streams import ServedStream
 
@@ -493,6 +494,40 @@ async def test_limits_of_a_credential_hold_as_before(tmp_path: Path, version: Ve
         for answer in waiting:
             assert await outcome(answer) == (200, b"ok")
         await nothing_left(stack)
+
+
+async def test_a_bug_in_one_exchange_ends_no_other(
+    stack: Stack,
+    version: Version,
+    ways: Counter[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = trio.Event()
+
+    async def script(visit: Visit) -> None:
+        await release.wait()
+        await visit.answer()
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    caplog.set_level(logging.INFO, logger="kas.access")
+    async with stack.caller(version) as one, stack.caller(version) as two:
+        await warm(stack, one, ways)
+        stack.cluster.on(POD, script)
+        other = await (one if version == "http2" else two).request(b"GET", POD)
+        await stack.cluster.wait_for(POD)
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Connection, "open_nowait", crash)
+            assert (await outcome(await one.request(b"GET", PODS)))[0] == "closed"
+        release.set()
+        assert await outcome(other) == (200, b"ok")
+        await nothing_left(stack)
+    line = access_lines(caplog)[0]
+    assert (line["outcome"], line["ended_by"], line["failed_hop"]) == ("reset", "kas", "kas")
+    assert stack.cluster.count(PODS) == 0
 
 
 # The same account, whichever the way
