@@ -218,3 +218,33 @@ def test_what_is_remembered_of_names_is_bounded() -> None:
 def test_without_accept_encoding_there_is_nothing_to_drop() -> None:
     fields = [(b"accept", b"gzip")]
     assert tunnel.fields.drop_gzip_from_accept_encoding(fields) is fields
+
+
+_PASSED_NAMES = st.sampled_from(
+    [b"accept", b"te", b"connection", b"x-hop", b"keep-alive", b"host", b"moorline-identity", b"Moorline_Error",
+     b"impersonate-user", b"x-forwarded-for", b"cookie", b"sec-websocket-protocol", b"x-remote-user"]
+)  # fmt: skip
+_PASSED = st.lists(st.tuples(_PASSED_NAMES, st.sampled_from([b"", b"trailers", b"x-hop", b"close, X-Hop", b"gzip"])))
+
+
+@given(_PASSED)
+def test_what_is_passed_on_is_what_the_two_rules_leave(fields: Fields) -> None:
+    before = list(fields)
+
+    assert tunnel.fields.request_to_pass_on(fields) == remove_client_identity(strip_hop_by_hop(fields))
+    assert tunnel.fields.response_to_pass_on(fields) == tunnel.fields.remove_ours(strip_hop_by_hop(fields))
+    assert fields == before
+
+
+def test_what_needs_no_change_is_passed_on_as_the_same_list() -> None:
+    fields = [(b"accept", b"*/*"), (b"x-own", b"1")]
+
+    assert tunnel.fields.request_to_pass_on(fields) is fields
+    assert tunnel.fields.response_to_pass_on(fields) is fields
+
+
+@given(_PASSED)
+def test_whoever_speaks_of_identity_is_found(fields: Fields) -> None:
+    speaks = bool(impersonation_fields(fields)) or any(name == b"sec-websocket-protocol" for name, _ in fields)
+
+    assert tunnel.fields.speaks_of_identity(fields) == speaks
