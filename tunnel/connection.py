@@ -6,8 +6,9 @@ something to say, waits until the kernel takes bytes, and only then gathers fram
 queues behind more than one batch. Tasks of exchanges call synchronous methods of the engine and wake the writer; they
 may be cancelled at any await without harm to the connection.
 
-A responder starts one task for each request and runs the handler in it, contained: what a handler raises ends its own
-stream and nothing else. The task is cancelled when the caller resets the stream or the connection ends.
+A responder asks ``begin`` whether a request needs no task (`tunnel.direct`). For every other one, a task runs the
+handler, contained: what a handler raises ends its own stream and nothing else.
+The task is cancelled when the caller resets the stream or the connection ends.
 
 Deliberately absent: what requests mean, who may open them, and when to dial again.
 """
@@ -29,6 +30,8 @@ from tunnel.errors import (
     StreamLimitReached,
     TunnelError,
     error_code_name,
+    first_connection_ended,
+    first_text,
 )
 from tunnel.h2.engine import Engine, EngineConfig, EngineStatistics, Role
 from tunnel.h2.events import (
@@ -52,7 +55,7 @@ from tunnel.liveness import DEFAULT_TIMES, ConnectionTimes, Liveness, Verdict
 from tunnel.messages import Fields, RequestHead
 from tunnel.openings import Openings
 from tunnel.streams import Http2Stream, RequestStream, ServedStream
-from tunnel.transports.base import SMALL_BYTES, Transport, send_at_once
+from tunnel.transports.base import Transport, send_joined
 from tunnel.wakeup import Wakeup
 from tunnel.workers import Begin, Handler, Workers
 
@@ -119,13 +122,10 @@ class Connection:
         self._on_going_away = on_going_away
         self._name = name
         self._streams: set[Http2Stream] = set()
-        self._accepted: list[ServedStream] = []
-        """Requests that no task has taken up yet."""
         self._begun: list[ServedStream] = []
         """Requests of the bytes that the reader is looking at, which may begin directly."""
         self._partial: list[RequestStream] = []
         """Direct exchanges of which the bytes that the reader is looking at bring a part."""
-        self._workers_wanted = Wakeup()
         self._openings = Openings()
         self._writer_wakeup = Wakeup()
         self._ready = trio.Event()
@@ -156,14 +156,14 @@ class Connection:
                 nursery.start_soon(self._keep_time)
                 nursery.start_soon(self._receive_frames)
                 if self._engine.role is Role.RESPONDER:
-                    nursery.start_soon(self._start_workers)
+                    nursery.start_soon(self._workers.run)
                 await self._ready.wait()
                 task_status.started()
         except* (trio.BrokenResourceError, trio.ClosedResourceError) as group:
             if self._failure is None:
-                self._failure = ConnectionEnded(f"{self._name}: the transport broke: {_first_text(group)}")
+                self._failure = ConnectionEnded(f"{self._name}: the transport broke: {first_text(group)}")
         except* ConnectionEnded as group:
-            self._failure = self._failure or _first_of_kind(group)
+            self._failure = self._failure or first_connection_ended(group)
         finally:
             self._end_everything()
         if self._failure is not None and not self._closing:
@@ -313,9 +313,7 @@ class Connection:
 
     def hand_over(self, stream: ServedStream) -> None:
         """Have a task serve this request, which was under way without one."""
-        if not self._workers.resume(stream):
-            self._accepted.append(stream)
-            self._workers_wanted.call()
+        self._workers.serve(stream)
 
     def authenticated(self) -> None:
         """A request on this connection was authenticated; the limits for strangers no longer apply."""
@@ -380,15 +378,6 @@ class Connection:
                 stream.direct.response_arrived()
         self._partial.clear()
 
-    async def _start_workers(self) -> None:
-        """Serve requests in tasks; none of them outlives this one."""
-        async with trio.open_nursery() as handlers:
-            while True:
-                await self._workers_wanted.wait()
-                for stream in self._accepted:
-                    handlers.start_soon(self._workers.work, stream)
-                self._accepted.clear()
-
     async def _write_frames(self, everything: trio.CancelScope) -> None:
         transport, engine = self._transport, self._engine
         while True:
@@ -400,7 +389,7 @@ class Connection:
                 for h2 in engine.take_drained():
                     if h2.owner is not None:
                         h2.owner.on_drained()
-                await _send(transport, chunks)
+                await send_joined(transport, chunks)
             elif self._closing:
                 with trio.move_on_after(FAREWELL_SECONDS):
                     await transport.send_eof()
@@ -558,26 +547,3 @@ class Connection:
             stream.discard_received()
         self._streams.clear()
         self._openings.wake_all()
-
-
-async def _send(transport: Transport, chunks: list[bytes | memoryview]) -> None:
-    data = b"".join(chunks)
-    if len(data) > SMALL_BYTES:
-        await transport.send_all(data)
-    elif data:
-        await send_at_once(transport, data)
-
-
-def _first_text(group: BaseExceptionGroup[BaseException]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error) or type(error).__name__
-
-
-def _first_of_kind(group: BaseExceptionGroup[ConnectionEnded]) -> ConnectionEnded:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, ConnectionEnded)
-    return error

@@ -119,3 +119,23 @@ class RemoteProtocolError(ProtocolError):
         super().__init__(message)
         self.code = code
         self.status = status
+
+
+def first_text(group: BaseExceptionGroup[BaseException]) -> str:
+    """What the first error in the group says, or what it is."""
+    error = _first(group)
+    return str(error) or type(error).__name__
+
+
+def first_connection_ended(group: BaseExceptionGroup[ConnectionEnded]) -> ConnectionEnded:
+    """The first error in the group."""
+    error = _first(group)
+    assert isinstance(error, ConnectionEnded)
+    return error
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -41,9 +41,9 @@ class _Worker:
 
 
 class Workers:
-    """The tasks that run the handler of one connection. They live in the nursery of whoever starts `work`."""
+    """The tasks that run the handler of one connection. They live as long as `run`."""
 
-    __slots__ = ("_ended", "_handler", "_name", "_resting")
+    __slots__ = ("_accepted", "_ended", "_handler", "_name", "_resting", "_wanted")
 
     def __init__(self, handler: Handler | None, *, name: str, ended: Callable[[ServedStream], None]) -> None:
         """``ended`` is called, synchronously, when the handler has left a stream, in whatever way."""
@@ -51,17 +51,29 @@ class Workers:
         self._name = name
         self._ended = ended
         self._resting: list[_Worker] = []
+        self._accepted: list[ServedStream] = []  # for which a task is still to be started
+        self._wanted = Wakeup()
 
-    def resume(self, stream: ServedStream) -> bool:
-        """Give the request to a task that rests; False where none does: then start `work` for it."""
-        if not self._resting:
-            return False
-        worker = self._resting.pop()
-        worker.stream = stream
-        worker.wakeup.call()
-        return True
+    async def run(self) -> None:
+        """Start the tasks that are wanted, for ever; none of them outlives this."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._wanted.wait()
+                for stream in self._accepted:
+                    nursery.start_soon(self._work, stream)
+                self._accepted.clear()
 
-    async def work(self, stream: ServedStream) -> None:
+    def serve(self, stream: ServedStream) -> None:
+        """Give the request to a task that rests, or have one started for it. Synchronous."""
+        if self._resting:
+            worker = self._resting.pop()
+            worker.stream = stream
+            worker.wakeup.call()
+        else:
+            self._accepted.append(stream)
+            self._wanted.call()
+
+    async def _work(self, stream: ServedStream) -> None:
         """Serve this request and those that follow. A request that is cancelled takes its task with it."""
         worker = _Worker(stream)
         with trio.CancelScope() as scope:

@@ -17,8 +17,9 @@ from tunnel.h2.config import TUNNEL_REQUESTER, TUNNEL_RESPONDER
 from tunnel.h2.engine import Role
 from tunnel.liveness import ConnectionTimes
 from tunnel.messages import BodyReader, RequestHead, ResponseHead
-from tunnel.streams import ServedStream, UpgradedStream
+from tunnel.streams import ServedStream
 from tunnel.transports.base import Transport
+from tunnel.upgraded import UpgradedStream
 
 
 async def read_all(body: BodyReader) -> bytes:

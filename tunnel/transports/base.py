@@ -110,3 +110,12 @@ async def send_at_once(transport: Transport, data: bytes) -> None:
         await transport.send_all(memoryview(data)[taken:])
     elif not transport.is_flushed:
         await transport.flush()
+
+
+async def send_joined(transport: Transport, chunks: list[bytes | memoryview]) -> None:
+    """Send these pieces as one; `send_at_once` where that is little."""
+    data = b"".join(chunks)
+    if len(data) > SMALL_BYTES:
+        await transport.send_all(data)
+    elif data:
+        await send_at_once(transport, data)
