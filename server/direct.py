@@ -119,6 +119,7 @@ class DirectForwarding:
                 return
         else:
             self._is_streaming = True
+            forwarding.forget_request()
             self._head_sent(self.exchange)
             if self._boundary is not None:
                 self._boundary.feed(data)

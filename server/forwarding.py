@@ -121,6 +121,11 @@ class Forwarding:
             self.on_head(head.status)
         return filtered
 
+    def forget_request(self) -> None:
+        """The response has begun, so that the request will not be sent again: keep none of its lines for as long as that
+        lasts."""
+        self.head.fields = []
+
     def passes_unseen(self, head: ResponseHead) -> bool:
         """Whether `inspect` has nothing to say, and `filter_head` nothing to refuse."""
         status = head.status

@@ -54,12 +54,9 @@ class Front:
         self._closed = trio.Event()
         self._is_draining = False
 
-    async def serve(self, transport: Transport) -> None:
-        """Serve one connection to its end. Raises nothing that its peer can cause."""
-        if transport.info.alpn == "h2":
-            await self._serve_http2(transport)
-        else:
-            await self._serve_http1(transport)
+    def serve(self, transport: Transport) -> Awaitable[None]:
+        """Serve one connection to its end, once awaited. Raises nothing that its peer can cause."""
+        return self._serve_http2(transport) if transport.info.alpn == "h2" else self._serve_http1(transport)
 
     def drain(self) -> None:
         """Take no new requests on the connections that are here; what runs ends in its own time."""

@@ -9,7 +9,6 @@ task that writes the message. Bytes are credited to the sender when a task takes
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -57,7 +56,7 @@ class Http2Stream:
     def __init__(self, connection: Connection, h2: Stream) -> None:
         self._connection = connection
         self.h2 = h2
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []  # a list is a tenth of a deque, and most of the time there is one or none
         self.received_end = False
         self.sent_end = False
         self._reset_when_drained = False
@@ -85,7 +84,7 @@ class Http2Stream:
         """See `tunnel.messages.BodyReader.receive_nowait`."""
         chunks = self._chunks
         if chunks:
-            data = chunks.popleft() if len(chunks) == 1 else _take(chunks, RECEIVE_BYTES)
+            data = chunks.pop() if len(chunks) == 1 else _take(chunks, RECEIVE_BYTES)
             self._connection.consumed(self.h2, len(data))
             return data
         if self.received_end:
@@ -204,7 +203,7 @@ class RequestStream(Http2Stream):
 
     def __init__(self, connection: Connection, h2: Stream, *, is_upgrade: bool, ended: bool) -> None:
         super().__init__(connection, h2)
-        self._heads: deque[ResponseHead] = deque()
+        self._heads: list[ResponseHead] = []
         self._is_upgrade = is_upgrade
         self.direct: DirectExchange | None = None
         """What reads the response instead of a task; None again once a task does."""
@@ -226,7 +225,7 @@ class RequestStream(Http2Stream):
             if self.failure is not None:
                 raise self.failure.with_traceback(None)
             await self._readable.wait()
-        return self._heads.popleft()
+        return self._heads.pop(0)
 
     def peek_head(self) -> ResponseHead | None:
         """The final head of the response, where that is all there is of heads so far; it stays."""
@@ -453,11 +452,13 @@ class ServedStream(Http2Stream):
             self._reset_when_drained = True
 
 
-def _take(chunks: deque[bytes], limit_bytes: int) -> bytes:
+def _take(chunks: list[bytes], limit_bytes: int) -> bytes:
     """The first chunks joined, as many as fit the limit, at least one."""
-    taken = [chunks.popleft()]
-    size = len(taken[0])
-    while chunks and size + len(chunks[0]) <= limit_bytes:
-        size += len(chunks[0])
-        taken.append(chunks.popleft())
-    return b"".join(taken) if len(taken) > 1 else taken[0]
+    size = len(chunks[0])
+    count = 1
+    while count < len(chunks) and size + len(chunks[count]) <= limit_bytes:
+        size += len(chunks[count])
+        count += 1
+    data = b"".join(chunks[:count])
+    del chunks[:count]
+    return data

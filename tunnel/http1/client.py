@@ -312,8 +312,8 @@ class ResponseBody:
 class Http1Upstream:
     """One exchange on an HTTP/1.1 connection (a `tunnel.messages.Upstream`). Made by `Http1Client.send` only."""
 
-    __slots__ = ("_client", "_interim_responses", "_method", "_persistent", "_protocol", "_unread_failure", "_unread_head", "_upgraded",
-                 "_was_reset", "_writer", "body", "response_body")  # fmt: skip
+    __slots__ = ("_client", "_interim_responses", "_method", "_persistent", "_protocol", "_unread_failure",
+                 "_unread_head", "_upgraded", "_was_reset", "_writer", "body", "response_body")  # fmt: skip
 
     def __init__(self, client: Http1Client, head: RequestHead, writer: MessageWriter) -> None:
         self._client = client
