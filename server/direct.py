@@ -120,6 +120,7 @@ class DirectForwarding:
         else:
             self._is_streaming = True
             forwarding.forget_request()
+            self.exchange.request.fields = []
             self._head_sent(self.exchange)
             if self._boundary is not None:
                 self._boundary.feed(data)
