@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -56,17 +57,20 @@ class Served:
     def __init__(self, stream: ServedStream) -> None:
         self.stream = stream
         self.abandoned = 0
-        stream.direct = self
+        stream.begin_direct(self)
 
     def answer(self, content: bytes = b"hello", head: ResponseHead = HEAD) -> None:
         assert self.stream.respond_nowait(head, content)
         self.stream.end_direct()
 
-    def response_complete(self) -> None:
-        raise AssertionError("a connection that serves calls it never")
-
     def need_task(self) -> None:
         self.stream.hand_over()
+
+    def response_arrived(self) -> None:
+        raise AssertionError("a connection that serves calls it never")
+
+    def response_failed(self) -> None:
+        raise AssertionError("a connection that serves calls it never")
 
     def abandon(self) -> None:
         self.abandoned += 1
@@ -308,6 +312,80 @@ async def test_an_exchange_that_ends_without_an_answer_resets_its_stream() -> No
         await nothing_left(pair)
 
 
+async def test_an_answer_may_be_given_in_parts() -> None:
+    serving = Serving()
+    async with open_tunnel(serving.handle, begin=serving.begin) as pair:
+        stream, exchange = await begin_one(pair, serving)
+        assert exchange.stream.start_nowait(HEAD, b"")
+        assert (await stream.receive_head()).status == 200
+        for part in (b"one", b"two"):
+            assert exchange.stream.write_nowait(part)
+            assert await stream.receive() == part
+        assert exchange.stream.finish_nowait([(b"checksum", b"1")])
+        exchange.stream.end_direct()
+        assert await stream.receive() == b""
+        assert stream.trailers == [(b"checksum", b"1")]
+        await nothing_left(pair)
+    assert serving.handled == []
+
+
+async def test_an_answer_for_which_there_is_no_room_is_gone_on_with_by_a_task() -> None:
+    parts = [bytes([number]) * 60_000 for number in range(40)]
+    flushed = trio.Event()
+
+    async def serve(stream: ServedStream) -> None:
+        await stream.flush()
+        flushed.set()
+        for part in parts[written:]:
+            await stream.send(part)
+        await stream.finish()
+
+    serving = Serving()
+    serving.serve = serve
+    async with open_tunnel(serving.handle, begin=serving.begin) as pair:
+        stream, exchange = await begin_one(pair, serving)
+        assert exchange.stream.start_nowait(HEAD, b"")
+        written = 1
+        while exchange.stream.write_nowait(parts[written - 1]):
+            await wait_all_tasks_blocked()  # let what there is a window for leave
+            written += 1
+        assert written < len(parts)
+        exchange.need_task()
+        await wait_all_tasks_blocked()
+        assert serving.handed_over == [exchange]
+        assert not flushed.is_set()
+        assert await read_all_of(stream) == b"".join(parts)
+        assert flushed.is_set()
+        await nothing_left(pair)
+
+
+async def test_a_reset_between_two_parts_abandons_the_exchange() -> None:
+    serving = Serving()
+    async with open_tunnel(serving.handle, begin=serving.begin) as pair:
+        stream, exchange = await begin_one(pair, serving)
+        exchange.stream.start_nowait(HEAD, b"part")
+        await stream.receive_head()
+        stream.reset(ErrorCode.CANCEL)
+        await nothing_left(pair)
+        assert exchange.abandoned == 1
+        for write in (exchange.stream.finish_nowait, lambda: exchange.stream.write_nowait(b"more")):
+            with pytest.raises(StreamReset):
+                write()
+
+
+async def test_an_answer_in_parts_that_is_left_unfinished_is_reset() -> None:
+    serving = Serving()
+    async with open_tunnel(serving.handle, begin=serving.begin) as pair:
+        stream, exchange = await begin_one(pair, serving)
+        exchange.stream.start_nowait(HEAD, b"part")
+        exchange.stream.end_direct()
+        await stream.receive_head()
+        with pytest.raises(StreamReset):
+            while await stream.receive():
+                pass
+        await nothing_left(pair)
+
+
 @pytest.mark.parametrize("handed_over", [False, True])
 async def test_a_lost_connection_abandons_what_is_under_way(handed_over: bool) -> None:
     async def serve(stream: ServedStream) -> None:
@@ -381,12 +459,22 @@ async def test_a_request_that_is_reset_in_the_same_read_begins_nothing() -> None
         assert connection.open_streams == 1
 
 
-async def test_a_request_whose_end_comes_in_the_same_read_begins_directly() -> None:
-    serving = Serving()
-    async with raw_peer(Role.RESPONDER, serving) as (_, peer):
-        await peer.send_all(headers(1, REQUEST, END_HEADERS) + data(1, b"", END_STREAM))
+@pytest.mark.parametrize("body", [b"", b"abc"])
+async def test_a_request_whose_body_comes_in_the_same_read_is_handled_with_it(body: bytes) -> None:
+    received: list[bytes] = []
+
+    async def serve(stream: ServedStream) -> None:
+        received.append(await read_all(stream))
+        await stream.send_response(HEAD, end=True)
+
+    serving = Serving(Served.answer)
+    serving.serve = serve
+    async with raw_peer(Role.RESPONDER, serving) as (connection, peer):
+        await peer.send_all(headers(1, REQUEST, END_HEADERS) + data(1, body, END_STREAM))
         await wait_all_tasks_blocked()
-        assert len(serving.begun) == 1
+        assert serving.begun == []
+        assert received == [body]
+        assert connection.open_streams == 0
 
 
 @pytest.mark.parametrize("request_head", [post(), post(length=3), get(protocol=b"spdy/3.1")])
@@ -414,24 +502,43 @@ async def test_a_head_that_is_too_large_is_handled() -> None:
 
 
 class Asked:
-    """A direct exchange on a `RequestStream`: takes the response whole, or goes on in a task."""
+    """A direct exchange on a `RequestStream`, as `server.direct` does it: each part as it comes, the last one ends it."""
 
     def __init__(self, stream: RequestStream) -> None:
         self.stream = stream
         self.calls: list[str] = []
         self.head: ResponseHead | None = None
-        self.content = b""
+        self.parts: list[bytes] = []
+        self.limit = math.inf
+        """After so many parts there is no room for more."""
         stream.direct = self
 
-    def response_complete(self) -> None:
-        self.calls.append("complete")
-        self.head = self.stream.peek_whole()
-        self.stream.direct = None
-        if self.head is not None:
-            self.content = self.stream.take_whole()
+    @property
+    def content(self) -> bytes:
+        return b"".join(self.parts)
 
-    def need_task(self) -> None:
-        self.calls.append("task")
+    def response_arrived(self) -> None:
+        if self.head is None:
+            self.head = self.stream.peek_head()
+            if self.head is None:
+                return self._need_task("task")
+            self.parts.append(self.stream.take_start())
+        while len(self.parts) < self.limit and (data := self.stream.receive_nowait()):
+            self.parts.append(data)
+        if len(self.parts) >= self.limit:
+            return self._need_task("full")
+        if self.stream.at_end:
+            self.calls.append("end")
+            self.stream.part()
+        else:
+            self.calls.append("part")
+        return None
+
+    def response_failed(self) -> None:
+        self._need_task("failed")
+
+    def _need_task(self, why: str) -> None:
+        self.calls.append(why)
         self.stream.direct = None
 
     def abandon(self) -> None:
@@ -449,110 +556,131 @@ async def asking(config: EngineConfig | None = None) -> AsyncIterator[tuple[Conn
         yield connection, peer, asked
 
 
-async def test_a_response_in_one_read_is_complete() -> None:
+async def test_a_response_in_one_read_is_one_part() -> None:
     async with asking() as (connection, peer, asked):
         await peer.send_all(headers(1, RESPONSE, END_HEADERS) + data(1, b"hel") + data(1, b"lo", END_STREAM))
         await wait_all_tasks_blocked()
-        assert asked.calls == ["complete"]
+        assert asked.calls == ["end"]
         assert asked.head is not None
-        assert (asked.head.status, asked.content) == (200, b"hello")
+        assert (asked.head.status, asked.parts) == (200, [b"hello"])
         assert connection.open_streams == 0
         assert connection.statistics().engine.held_bytes == 0
+        assert asked.stream.h2.owner is None
 
 
 async def test_a_response_without_a_body_is_complete() -> None:
     async with asking() as (connection, peer, asked):
         await peer.send_all(headers(1, RESPONSE))
         await wait_all_tasks_blocked()
-        assert asked.calls == ["complete"]
+        assert asked.calls == ["end"]
         assert asked.head is not None
         assert asked.head.ended
         assert (asked.content, connection.open_streams) == (b"", 0)
 
 
-async def test_a_part_of_a_response_waits_for_nothing() -> None:
+async def test_each_part_of_a_response_is_told_as_it_comes() -> None:
     async with asking() as (connection, peer, asked):
         await peer.send_all(headers(1, RESPONSE, END_HEADERS))
         await wait_all_tasks_blocked()
-        assert asked.calls == ["task"]
-        assert (await asked.stream.receive_head()).status == 200
-        await peer.send_all(data(1, b"hel"))
-        assert await asked.stream.receive() == b"hel"
-        await peer.send_all(data(1, b"lo", END_STREAM))
-        assert await read_all(asked.stream) == b"lo"
-        assert asked.calls == ["task"]
+        assert (asked.calls, asked.parts) == (["part"], [b""])
+        for number, part in enumerate([b"hel", b"lo", b"!"], 2):
+            await peer.send_all(data(1, part))
+            await wait_all_tasks_blocked()
+            assert (asked.calls, asked.parts[-1]) == (["part"] * number, part)
+        assert connection.statistics().engine.held_bytes == 0
+        assert connection.open_streams == 1
+        await peer.send_all(data(1, b"", END_STREAM))
         await wait_all_tasks_blocked()
+        assert (asked.calls, asked.content) == (["part"] * 4 + ["end"], b"hello!")
         assert connection.open_streams == 0
 
 
-async def test_a_head_with_a_part_of_the_body_waits_for_nothing() -> None:
-    async with asking() as (_, peer, asked):
+async def test_parts_of_several_responses_in_one_read_are_told_to_each() -> None:
+    async with asking() as (connection, peer, asked):
+        second = connection.open_nowait(get())
+        assert second is not None
+        other = Asked(second)
+        await wait_all_tasks_blocked()
+        await peer.send_all(
+            headers(1, RESPONSE, END_HEADERS)
+            + headers(3, RESPONSE, END_HEADERS)
+            + data(1, b"a")
+            + data(3, b"x")
+            + data(1, b"b")
+            + data(3, b"y", END_STREAM)
+        )
+        await wait_all_tasks_blocked()
+        assert (asked.content, other.content) == (b"ab", b"xy")
+        assert (set(asked.calls), other.calls[-1]) == ({"part"}, "end")
+        assert connection.open_streams == 1
+
+
+async def test_what_a_task_takes_up_follows_what_was_passed_on() -> None:
+    async with asking() as (connection, peer, asked):
+        asked.limit = 2
         await peer.send_all(headers(1, RESPONSE, END_HEADERS) + data(1, b"hel"))
         await wait_all_tasks_blocked()
-        assert asked.calls == ["task"]
-        await peer.send_all(data(1, b"lo", END_STREAM))
-        assert (await asked.stream.receive_head()).status == 200
-        assert await read_all(asked.stream) == b"hello"
+        await peer.send_all(data(1, b"lo") + data(1, b", "))
+        await wait_all_tasks_blocked()
+        assert asked.calls[-1] == "full"
+        await peer.send_all(data(1, b"you", END_STREAM))
+        await wait_all_tasks_blocked()
+        assert asked.calls[-1] == "full"  # nothing more is told
+        assert asked.content + await read_all(asked.stream) == b"hello, you"
+        assert connection.open_streams == 0
+        assert connection.statistics().engine.held_bytes == 0
 
 
-async def test_trailers_are_a_tasks() -> None:
-    async with asking() as (_, peer, asked):
+async def test_trailers_are_there_with_the_end() -> None:
+    async with asking() as (connection, peer, asked):
         await peer.send_all(headers(1, RESPONSE, END_HEADERS) + data(1, b"x") + headers(1, [(b"checksum", b"1")]))
         await wait_all_tasks_blocked()
-        assert asked.head is None
-        assert (await asked.stream.receive_head()).status == 200
-        assert await read_all(asked.stream) == b"x"
+        assert (asked.calls, asked.content) == (["end"], b"x")
         assert asked.stream.trailers == [(b"checksum", b"1")]
+        assert connection.open_streams == 0
 
 
-async def test_interim_heads_are_a_tasks() -> None:
-    interim = headers(1, [(b":status", b"103")], END_HEADERS)
+@pytest.mark.parametrize("alone", [False, True])
+async def test_interim_heads_are_a_tasks(alone: bool) -> None:
     async with asking() as (_, peer, asked):
-        await peer.send_all(interim + headers(1, RESPONSE))
+        await peer.send_all(headers(1, [(b":status", b"103")], END_HEADERS))
+        if alone:
+            await wait_all_tasks_blocked()
+            assert asked.calls == ["task"]
+        await peer.send_all(headers(1, RESPONSE))
         await wait_all_tasks_blocked()
-        assert asked.calls == ["complete"]
+        assert asked.calls == ["task"]
         assert asked.head is None
         assert [(await asked.stream.receive_head()).status for _ in range(2)] == [103, 200]
 
 
-async def test_an_interim_head_alone_waits_for_nothing() -> None:
-    async with asking() as (_, peer, asked):
-        await peer.send_all(headers(1, [(b":status", b"103")], END_HEADERS))
-        await wait_all_tasks_blocked()
-        assert asked.calls == ["task"]
-        assert (await asked.stream.receive_head()).status == 103
-
-
 @pytest.mark.parametrize("excess", [0, 1])
-async def test_a_large_response_is_a_tasks(excess: int) -> None:
-    pieces = [b"x" * 16_384] * (DIRECT_BYTES // 16_384) + [b"y"] * excess
+async def test_a_large_response_in_one_read_arrives_in_order(excess: int) -> None:
+    pieces = [bytes([number]) * 16_384 for number in range(3 * DIRECT_BYTES // 16_384)] + [b"y"] * excess
     wire = headers(1, RESPONSE, END_HEADERS) + b"".join(data(1, piece) for piece in pieces) + data(1, b"", END_STREAM)
     config = dataclasses.replace(TUNNEL_REQUESTER, initial_window_bytes=4 * DIRECT_BYTES)
     async with asking(config) as (connection, peer, asked):
-        # What the kernel hands over in two reads is a task's for that alone.
+        # What the kernel hands over in two reads is told in parts for that alone.
         assert isinstance(connection._transport, TcpTransport)
         connection._transport.unread(wire)
         await peer.send_all(ping())
         await wait_all_tasks_blocked()
-        assert asked.calls == ["complete"]
-        assert (asked.head is None) == bool(excess)
-        if excess:
-            assert (await asked.stream.receive_head()).status == 200
-            asked.content = await read_all(asked.stream)
+        assert asked.calls == ["end"]
         assert asked.content == b"".join(pieces)
+        assert connection.statistics().engine.held_bytes == 0
 
 
-@pytest.mark.parametrize(
-    ("wire", "failure"),
-    [
-        (rst_stream(1, ErrorCode.INTERNAL_ERROR), StreamReset),
-        (rst_stream(1, ErrorCode.REFUSED_STREAM), StreamRefused),
-        (goaway(0), StreamRefused),
-        (headers(1, RESPONSE, END_HEADERS) + data(1, b"x") + rst_stream(1), StreamReset),
-        (b"\0\0\1" + b"\0" * 6 + b"x", ConnectionEnded),
-        (b"", ConnectionEnded),
-    ],
-)
+FAILURES = [
+    (rst_stream(1, ErrorCode.INTERNAL_ERROR), StreamReset),
+    (rst_stream(1, ErrorCode.REFUSED_STREAM), StreamRefused),
+    (goaway(0), StreamRefused),
+    (headers(1, RESPONSE, END_HEADERS) + data(1, b"x") + rst_stream(1), StreamReset),
+    (b"\0\0\1" + b"\0" * 6 + b"x", ConnectionEnded),
+    (b"", ConnectionEnded),
+]
+
+
+@pytest.mark.parametrize(("wire", "failure"), FAILURES)
 async def test_a_failure_is_a_tasks(wire: bytes, failure: type[Exception]) -> None:
     async with asking() as (connection, peer, asked):
         if wire:
@@ -560,10 +688,37 @@ async def test_a_failure_is_a_tasks(wire: bytes, failure: type[Exception]) -> No
         else:
             peer.abort()
         await wait_all_tasks_blocked()
-        assert asked.calls == ["task"]
+        assert asked.calls == ["failed"]
         with pytest.raises(failure):
             await asked.stream.receive_head()
             await read_all(asked.stream)
+        assert connection.open_streams == 0
+
+
+@pytest.mark.parametrize(
+    ("wire", "failure"),
+    [
+        (rst_stream(1, ErrorCode.INTERNAL_ERROR), StreamReset),
+        (data(1, b"lo") + rst_stream(1), StreamReset),
+        (b"\0\0\1" + b"\0" * 6 + b"x", ConnectionEnded),
+        (b"", ConnectionEnded),
+    ],
+)
+async def test_a_failure_between_two_parts_is_a_tasks(wire: bytes, failure: type[Exception]) -> None:
+    async with asking() as (connection, peer, asked):
+        await peer.send_all(headers(1, RESPONSE, END_HEADERS) + data(1, b"hel"))
+        await wait_all_tasks_blocked()
+        if wire:
+            await peer.send_all(wire)
+        else:
+            peer.abort()
+        await wait_all_tasks_blocked()
+        assert asked.calls == ["part", "part", "failed"][-len(asked.calls) :]
+        assert asked.content == b"hel"
+        if wire.startswith(data(1, b"lo")):
+            assert await asked.stream.receive() == b"lo"  # it is the task's to pass on
+        with pytest.raises(failure):
+            await asked.stream.receive()
         assert connection.open_streams == 0
 
 
@@ -572,7 +727,7 @@ async def test_a_response_head_that_is_too_large_is_a_tasks() -> None:
     async with asking(config) as (connection, peer, asked):
         await peer.send_all(headers(1, RESPONSE + [(b"x%d" % number, b"x" * 120) for number in range(10)]))
         await wait_all_tasks_blocked()
-        assert asked.calls == ["task"]
+        assert asked.calls == ["failed"]
         with pytest.raises(RemoteProtocolError):
             await asked.stream.receive_head()
         assert connection.open_streams == 0
@@ -586,7 +741,7 @@ async def test_both_ends_directly() -> None:
             assert stream is not None
             asked = Asked(stream)
             await wait_all_tasks_blocked()
-            assert (asked.calls, asked.content) == (["complete"], b"hello")
+            assert (asked.calls, asked.content) == (["end"], b"hello")
         await nothing_left(pair)
     assert serving.handled == []
 
