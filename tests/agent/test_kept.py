@@ -174,6 +174,13 @@ class Held:
         self.over.set()
         return whole is not None
 
+    def take_up(self) -> PooledExchange:
+        """Go on in a task."""
+        exchange = self.pool.take_up(self.kept, self.head, self.heard)
+        self.kept.listener = None
+        self.kept.claim()
+        return exchange
+
 
 async def fetch(pool: ConnectionPool) -> bytes:
     exchange = await pool.open(get())
@@ -277,7 +284,8 @@ async def test_a_task_takes_up_what_was_begun(taken: str) -> None:
         if taken == "the end":
             go_on.set()
             held.kept.listener = None
-        exchange = pool.take_up(held.kept, held.head, held.heard)
+        exchange = held.take_up()
+        assert (pool.statistics().busy, pool.statistics().idle) == (1, 0)
         go_on.set()
         assert (await exchange.receive_head()).status == 200
         assert await read_all(exchange) == b"ok"

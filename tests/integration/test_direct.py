@@ -175,8 +175,9 @@ async def test_an_answer_that_ends_with_its_connection(stack: Stack, version: Ve
         await warm(stack, caller, ways)
         stack.cluster.on(POD, script)
         assert await outcome(await caller.request(b"GET", POD)) == (200, b"until the end")
-        assert ways["agent begun"] == ways["agent handed over"] == 1
+        assert ways == {"kas begun": 1, "kas ended": 1, "agent begun": 1}
         await nothing_left(stack)
+        assert stack.agent._pool.statistics().idle == 0
 
 
 @pytest.mark.parametrize("cut_at", [1, 9, 30, 47, 49])
@@ -195,16 +196,19 @@ async def test_an_answer_in_pieces_waits_for_nothing(
         await warm(stack, caller, ways)
         stack.cluster.on(POD, script)
         answer = await caller.request(b"GET", POD)
-        if cut_at > wire.index(b"hello"):
+        in_body = wire[wire.index(b"hello") : cut_at]
+        if in_body:
             assert await answer.head() == 200
-            assert await answer.read(cut_at - wire.index(b"hello")) == wire[wire.index(b"hello") : cut_at]
+            assert await answer.read(len(in_body)) == in_body
         else:
             await until(lambda: ways["agent handed over"] == 1)
         assert ways["kas ended"] == 0
         go_on.set()
-        await answer.head()
-        await answer.content()
-        assert ways["agent begun"] == ways["agent handed over"] == 1
+        assert await answer.head() == 200
+        assert in_body + await answer.content() == b"hello"
+        # A head in pieces is a task's, a body in pieces is not.
+        agent = {"agent begun": 1} if in_body else {"agent begun": 1, "agent handed over": 1}
+        assert ways == {"kas begun": 1, "kas ended": 1, **agent}
         # Its connection is as good as before.
         await (await caller.get(b"/api")).content()
         assert {request.connection for request in stack.cluster.requests} == {1}
@@ -549,7 +553,7 @@ HOSTILE = POD + b"?a=%22\"\\%00{}'<b>&token=secret&x=%E2%80%A8"
 
 
 @pytest.mark.parametrize("user", ["alice", 'O"Brien\\ \u00fc'])
-async def test_the_access_log_and_the_metrics_say_the_same_of_both_ways(
+async def test_the_access_log_and_the_metrics_say_the_same_of_each_way(
     tmp_path: Path, version: Version, ways: Counter[str], caplog: pytest.LogCaptureFixture, user: str
 ) -> None:
     async def at_once(visit: Visit) -> None:
@@ -557,8 +561,13 @@ async def test_the_access_log_and_the_metrics_say_the_same_of_both_ways(
 
     async def in_pieces(visit: Visit) -> None:
         await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
-        await until(lambda: ways["agent handed over"] > 0)
+        await go_on.wait()
         await visit.send(b"llo")
+
+    async def in_a_task(visit: Visit) -> None:
+        await visit.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+    go_on = trio.Event()
 
     caplog.set_level(logging.INFO, logger="kas.access")
     target = HOSTILE.replace(b'"', b"%22").replace(b"\\", b"%5C") if version == "http2" else HOSTILE
@@ -571,19 +580,29 @@ async def test_the_access_log_and_the_metrics_say_the_same_of_both_ways(
         assert await outcome(await caller.request(b"GET", target)) == (200, b"hello")
         assert ways == {"kas begun": 1, "kas ended": 1, "agent begun": 1}
         await nothing_left(stack)
-        between = _counts(stack)
+        counts = [before, _counts(stack)]
         stack.cluster.on(POD, in_pieces)
-        assert await outcome(await caller.request(b"GET", target)) == (200, b"hello")
-        assert ways["kas handed over"] == 1
+        answer = await caller.request(b"GET", target)
+        assert await answer.head() == 200
+        assert await answer.read(2) == b"he"
+        go_on.set()
+        assert await answer.content() == b"llo"
+        assert ways == {"kas begun": 2, "kas ended": 2, "agent begun": 2}
         await nothing_left(stack)
-        after = _counts(stack)
-    assert after - between == between - before
-    assert between != before
-    direct, handed_over = access_lines(caplog)
-    assert _comparable(direct) == _comparable(handed_over)
-    assert direct["user"] == user
-    assert "secret" not in json.dumps(direct)
-    for line in (direct, handed_over):
+        counts.append(_counts(stack))
+        stack.cluster.on(POD, in_a_task)
+        assert await outcome(await caller.request(b"GET", target)) == (200, b"hello")
+        assert ways["kas handed over"] == ways["agent handed over"] == 1
+        await nothing_left(stack)
+        counts.append(_counts(stack))
+    assert counts[1] - counts[0] == counts[2] - counts[1] == counts[3] - counts[2]
+    assert counts[1] != counts[0]
+    lines = access_lines(caplog)
+    assert len(lines) == 3
+    assert _comparable(lines[0]) == _comparable(lines[1]) == _comparable(lines[2])
+    assert lines[0]["user"] == user
+    assert "secret" not in json.dumps(lines[0])
+    for line in lines:
         assert 0 <= line["head_seconds"] <= line["seconds"]
     for record in caplog.records:
         assert json.loads(JsonFormatter().format(record))["user"] == user
