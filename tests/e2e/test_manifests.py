@@ -109,7 +109,7 @@ def installed(bed: Bed) -> Iterator[Installed]:
 
     try:
         with bed.tunnel.taken_over() if bed.tunnel is not None else nullcontext():
-            run("kas token create")
+            run("(umask 077 && kas token create")
         run("kubectl apply -f deploy/agentk/1-namespace.yaml")
         pod, lax_pod = _pods_by_dry_run(direct)
         direct("create", "quota", "no-pods", "--hard=pods=0", "-n", NAMESPACE)
