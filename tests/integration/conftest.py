@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from support.direct_exchanges import counted_ways
 from support.scripted_stack import Stack, open_stack
 
 
@@ -14,3 +16,9 @@ async def stack(tmp_path: Path) -> AsyncIterator[Stack]:
     """kas and agentk as they come, on a scripted kube-apiserver without TLS."""
     async with open_stack(tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often an exchange began directly, ended so, or was handed over, at kas and at the agent."""
+    return counted_ways(monkeypatch)

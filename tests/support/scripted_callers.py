@@ -365,13 +365,23 @@ class _Http2Answer(Answer):
         await self._caller.flush()
 
 
+class _PatientMachine(h2.connection.H2Connection):
+    """Lets streams go on after GOAWAY, which h2 takes for the end of everything (RFC 9113 §6.8)."""
+
+    def _receive_goaway_frame(self, frame):  # type: ignore[no-untyped-def]
+        event = h2.events.ConnectionTerminated()
+        event.error_code, event.last_stream_id = frame.error_code, frame.last_stream_id
+        event.additional_data = frame.additional_data or None
+        return [], [event]
+
+
 class Http2Caller(Caller):
     """HTTP/2, any number of requests at a time. Credit goes back when a test takes a piece, and not before."""
 
     def __init__(self, raw: RawCaller, prefix: bytes, token: bytes, window_bytes: int = 65_535) -> None:
         super().__init__(prefix, token)
         self.raw = raw
-        self.machine = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
+        self.machine = _PatientMachine(h2.config.H2Configuration(header_encoding=None))
         self.machine.local_settings[h2.settings.SettingCodes.INITIAL_WINDOW_SIZE] = window_bytes
         self.answers: dict[int, _Http2Answer] = {}
         self.goaway: h2.events.ConnectionTerminated | None = None
@@ -438,11 +448,15 @@ class Http2Caller(Caller):
                 with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self.raw.transport.send_all(data)
 
-    async def send_fields(self, lines: list[tuple[bytes, bytes]], *, ended: bool = True) -> Answer:
-        """A request with exactly these lines, pseudo-fields among them."""
+    async def send_fields(
+        self, lines: list[tuple[bytes, bytes]], *, ended: bool = True, body: bytes | None = None
+    ) -> Answer:
+        """A request with exactly these lines, pseudo-fields among them. ``body``: all of it, in the same write."""
         stream_id = self.machine.get_next_available_stream_id()
         answer = self.answers[stream_id] = _Http2Answer(self, stream_id)
-        self.machine.send_headers(stream_id, lines, end_stream=ended)
+        self.machine.send_headers(stream_id, lines, end_stream=ended and body is None)
+        if body is not None:
+            self.machine.send_data(stream_id, body, end_stream=True)
         await self.flush()
         return answer
 
