@@ -188,10 +188,7 @@ class DirectForwarding:
         """See `tunnel.direct.DirectExchange`."""
         if self._downstream.direct is not self:
             return
-        if self.exchange.revoked:
-            self.exchange.failed("reset", ended_by="revocation", hop=None, error="the token was revoked or has expired")
-        else:
-            self.exchange.failed("cancelled", ended_by="caller", hop=None, error="")
+        self.exchange.given_up()
         self._give_up()
 
     def revoke(self) -> None:

@@ -155,7 +155,10 @@ class Pipeline:
                 "reset", ended_by="tunnel" if lost else "upstream", hop="tunnel" if lost else "upstream", error=str(exc)
             )
         except _BROKEN as exc:
-            exchange.failed("reset", ended_by="caller", hop=None, error=str(exc))
+            if exchange.revoked:
+                exchange.given_up()
+            else:
+                exchange.failed("reset", ended_by="caller", hop=None, error=str(exc))
             downstream.reset(ErrorCode.CANCEL)
         except Exception:
             # The fan-out that contains: a bug met by one exchange must end neither its connection's others nor kas.
@@ -163,10 +166,7 @@ class Pipeline:
             exchange.failed("refused", ended_by="kas", hop="kas", error="internal error")
             await self._answer(exchange, downstream, InternalFailure())
         except BaseException:
-            if exchange.revoked:
-                exchange.failed("reset", ended_by="revocation", hop=None, error="the token was revoked or has expired")
-            else:
-                exchange.failed("cancelled", ended_by="caller", hop=None, error="")
+            exchange.given_up()
             raise
         finally:
             exchange.ended_at = trio.current_time()

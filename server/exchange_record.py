@@ -109,6 +109,13 @@ class Exchange:
         self.outcome = "cut between events" if self.progress.cut_at_boundary else "completed"
         self.ended_by = "tunnel" if self.progress.cut_at_boundary else "upstream"
 
+    def given_up(self) -> None:
+        """The caller went away, or its credential was revoked."""
+        if self.revoked:
+            self.failed("reset", ended_by="revocation", hop=None, error="the token was revoked or has expired")
+        else:
+            self.failed("cancelled", ended_by="caller", hop=None, error="")
+
     def failed(self, outcome: str, *, ended_by: str, hop: Hop | None, error: str) -> None:
         """It ended in another way."""
         self.status = self.progress.status

@@ -136,7 +136,7 @@ async def test_an_exchange_for_which_a_connection_is_dialled_goes_on_directly(
         await nothing_left(stack)
 
 
-@pytest.mark.parametrize("end", ["", "cancelled"])
+@pytest.mark.parametrize("end", ["", "revoked", "cancelled"])
 async def test_a_caller_that_does_not_read_gets_everything_in_order_from_a_task(
     tmp_path: Path, version: Version, ways: Counter[str], caplog: pytest.LogCaptureFixture, end: str
 ) -> None:
