@@ -188,6 +188,7 @@ class Kas:
             for tunnel in registry:
                 tunnel.connection.close(debug=b"drain")
                 await tunnel.connection.wait_ended()
+            await front.wait_closed()  # callers are told: a watch between two events ends cleanly
 
     def _make_gate(self, registry: Registry, budget: WindowBudget) -> AgentGate:
         timeouts = self._config.timeouts

@@ -284,6 +284,26 @@ async def test_a_watch_goes_on_while_kas_drains_and_its_connection_ends_with_it(
         await until(lambda: stack.kas.front.open_connections == 0)
 
 
+async def test_a_drain_that_takes_too_long_cuts_a_watch_between_events_cleanly(
+    tmp_path: Path, version: Version, ways: Counter[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    watch = Watch()
+    caplog.set_level(logging.INFO, logger="kas.access")
+    async with open_stack(tmp_path, kas={"timeouts": {"drain": Seconds(0.2)}}) as stack:
+        async with stack.caller(version) as caller:
+            await warm(stack, caller, ways)
+            caplog.clear()
+            stack.cluster.on(PODS, watch)
+            answer = await caller.get(WATCH)
+            watch.bring(event(1))
+            await answer.read(len(event(1)))
+            stack.kas.drain()
+            assert await answer.piece() == b""
+            await until(lambda: len(access_lines(caplog)) == 1)
+    (line,) = access_lines(caplog)
+    assert (line["outcome"], line["ended_by"]) == ("cut between events", "tunnel")
+
+
 # What is no watch
 
 
