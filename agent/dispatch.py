@@ -166,6 +166,8 @@ class ApiServerOrigin:
                 if self.begin(downstream, identity):
                     return
                 await self._pool.dial()
+                # Where the caller left meanwhile, nobody would tell it to what begins now.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 if self.begin(downstream, identity):
                     return
             upstream = await self._pool.open(_upstream_head(request, identity))

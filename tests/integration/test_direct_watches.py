@@ -418,3 +418,30 @@ async def test_a_body_in_the_same_write_as_its_head_is_relayed(stack: Stack, way
             assert await outcome(await caller.send_fields(lines, body=b"abc")) == (200, b"abc")
         assert ways["kas begun"] == 0
         await nothing_left(stack)
+
+
+async def test_nothing_is_begun_for_a_caller_that_left_while_a_connection_was_dialled(
+    stack: Stack, ways: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reset comes in the same turn of the loop as the connection."""
+    dial: Callable[[ConnectionPool], object] = ConnectionPool.dial
+    streams: list[ServedStream] = []
+
+    async def dial_and_leave(pool: ConnectionPool) -> None:
+        await dial(pool)  # type: ignore[misc]
+        for stream in list(stack.agent_end._streams):
+            assert isinstance(stream, ServedStream)
+            streams.append(stream)
+            stream.on_reset(ErrorCode.CANCEL, True, False)
+
+    monkeypatch.setattr(ConnectionPool, "dial", dial_and_leave)
+    stack.cluster.on(PODS, Watch())
+    async with stack.caller("http2") as caller:
+        idle = stack.agent._pool._idle
+        while idle:
+            stack.agent._pool.drop(idle[-1])
+        answer = await caller.request(b"GET", WATCH)
+        await until(lambda: bool(streams))
+        await until(lambda: not streams[0].direct and stack.agent_end.open_streams == 0)
+        assert stack.cluster.count(PODS) == 0
+        await answer.cancel()
