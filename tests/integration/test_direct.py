@@ -356,13 +356,14 @@ async def test_a_tunnel_that_is_cut_ends_what_is_under_way(
         caplog.clear()
         answer = await caller.request(b"GET", POD)
         await stack.cluster.wait_for(POD)
-        stack.tunnel.abort()
+        lost = stack.tunnel
+        lost.abort()
         status, body = await outcome(answer)
         assert status == 502
         assert json.loads(body)["kind"] == "Status"
         with trio.fail_after(5):
             await gone.wait()
-        await until(lambda: bool(stack.kas.registry.tunnels_of("edge")))
+        await stack.wait_redialled(lost)
         await nothing_left(stack)
     assert stack.cluster.count(POD) == 1  # it may have been carried out: nobody repeats it
     (line,) = access_lines(caplog)

@@ -211,8 +211,7 @@ async def test_a_watch_that_is_cut_ends_cleanly_only_between_two_events(
         assert ways["kas handed over"] == 1
         if how != "cluster":
             await watch.wait_gone()
-            await until(lambda: [each.connection for each in stack.kas.registry.tunnels_of("edge")] not in ([], [old]))
-            await until(lambda: stack.agent._supervisor.current is not None)
+            await stack.wait_redialled(old)
         await nothing_left(stack)
         await until(lambda: len(access_lines(caplog)) == 1)
     (line,) = access_lines(caplog)

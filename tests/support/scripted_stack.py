@@ -244,6 +244,11 @@ class Stack:
         with trio.fail_after(START_SECONDS):
             assert await self.kas.registry.wait_for_tunnel(AGENT_ID, START_SECONDS) is not None
 
+    async def wait_redialled(self, lost: Connection) -> None:
+        """Return once both ends have a tunnel again, and it is another one."""
+        await until(lambda: [each.connection for each in self.kas.registry.tunnels_of(AGENT_ID)] not in ([], [lost]))
+        await until(lambda: self.agent._supervisor.current is not None)
+
     async def kill_agent(self) -> None:
         """End agentk as SIGKILL would: connections are closed, and nothing is said on them."""
         assert self._agent_scope is not None
