@@ -48,6 +48,8 @@ def explain_refusal(head: ResponseHead, body: bytes, *, hello: Hello, form: Form
     explain = _BY_STATUS.get(head.status, _explain_other)
     if not from_kas and field_value(head.fields, b"moorline-request-id") is not None:
         explain, words = _explain_wrong_listener, ""
+    if 300 <= head.status < 400:
+        words = ""  # a page for browsers, which says the same
     text, default_reason = explain(answer)
     if words:
         text = f"{text} ({words})"

@@ -46,6 +46,11 @@ HTML = "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\x00\r\n<
             "redirects to https://other.test/ (301), which is not followed: put the final address in the configuration",
         ),
         (
+            foreign(301, "Location: https://other.test/", body="a page for browsers"),
+            "redirect",
+            "redirects to https://other.test/ (301), which is not followed: put the final address in the configuration",
+        ),
+        (
             foreign(302),
             "redirect",
             "redirects to nowhere (302), which is not followed: put the final address in the configuration",
