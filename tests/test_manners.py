@@ -115,11 +115,10 @@ def test_a_reader_that_has_left_is_no_reason_for_a_traceback(command: list[str])
 
 def test_ctrl_c_is_status_130_and_no_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        # What a shell started in the background ignores SIGINT, and so would the command.
         command = [
-            str(PROGRAMS / "moorline"),
-            "doctor",
-            "--kas-address",
-            f"https://127.0.0.1:{silent.getsockname()[1]}",
+            *("env", "--default-signal=INT", str(PROGRAMS / "moorline")),
+            *("doctor", "--kas-address", f"https://127.0.0.1:{silent.getsockname()[1]}"),
         ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
