@@ -30,7 +30,8 @@ MAX_INTERIM_HEADS = 16
 """More 1xx heads than this before the final one end the exchange."""
 
 HALF_OPEN_IDLE_SECONDS = 60.0
-"""After the upstream closed its half of an upgraded stream, the caller may be silent for this long."""
+"""After the upstream closed its half of an upgraded stream, the caller may be silent for this long; and the upstream,
+after it took no more of what the caller sent."""
 
 _UPSTREAM_ERRORS = (
     StreamError,
@@ -386,7 +387,14 @@ async def _copy_both_ways(near: ByteStream, far: ByteStream, progress: Progress)
             try:
                 await _copy(near, far, DownstreamGone, UpstreamFailed, count_request)
                 silence.cancel()
-            except (UpstreamFailed, DownstreamGone) as exc:
+            except DownstreamGone as exc:
+                failures.append(exc)
+                nursery.cancel_scope.cancel()
+            except UpstreamFailed as exc:
+                # It reads no more, as a server that has said everything: kubectl's pings come on. What it has said comes
+                # first, and then how it ended.
+                silence.cancel()
+                await _until_idle(lambda: progress.response_bytes)
                 failures.append(exc)
                 nursery.cancel_scope.cancel()
 
@@ -394,9 +402,9 @@ async def _copy_both_ways(near: ByteStream, far: ByteStream, progress: Progress)
         try:
             await _copy(far, near, UpstreamFailed, DownstreamGone, count_response)
             with silence:
-                await _until_idle(progress)
+                await _until_idle(lambda: progress.request_bytes)
                 failures.append(DownstreamGone("the caller kept its half open and silent after the upstream had ended"))
-                nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
         except (UpstreamFailed, DownstreamGone) as exc:
             failures.append(exc)
             nursery.cancel_scope.cancel()
@@ -404,11 +412,11 @@ async def _copy_both_ways(near: ByteStream, far: ByteStream, progress: Progress)
         raise failures[0]
 
 
-async def _until_idle(progress: Progress) -> None:
-    """Return once the caller has sent nothing for `HALF_OPEN_IDLE_SECONDS`."""
+async def _until_idle(passed_bytes: Callable[[], int]) -> None:
+    """Return once nothing has passed for `HALF_OPEN_IDLE_SECONDS`."""
     before = -1
-    while progress.request_bytes != before:
-        before = progress.request_bytes
+    while passed_bytes() != before:
+        before = passed_bytes()
         await trio.sleep(HALF_OPEN_IDLE_SECONDS)
 
 

@@ -468,6 +468,40 @@ async def test_a_caller_silent_after_the_upstream_ended_is_given_up(autojump_clo
     assert trio.current_time() >= HALF_OPEN_IDLE_SECONDS
 
 
+async def test_what_an_upstream_said_before_it_stopped_reading_arrives() -> None:
+    """kubectl pings every five seconds, also a server that has just sent the last byte and closed."""
+    near, far = ScriptedStream(b"ping"), ScriptedStream()
+    far.fails_with = trio.BrokenResourceError("closed")
+    downstream, upstream = upgraded_pair(near, far)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay, downstream, upstream, OPTIONS, Progress())
+        await wait_all_tasks_blocked()
+        for piece in (b"still ", b"under way", None):
+            far.incoming.put(piece)
+            await wait_all_tasks_blocked()
+
+    assert near.sent == b"still under way"
+    assert near.eof_sent
+    assert near.reset_code is None
+
+
+async def test_an_upstream_that_neither_reads_nor_says_anything_has_failed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = ScriptedStream(b"ping"), ScriptedStream(b"said before")
+    far.fails_with = trio.BrokenResourceError("closed")
+    downstream, upstream = upgraded_pair(near, far)
+
+    with pytest.raises(UpstreamFailed, match="closed"):
+        await relay(downstream, upstream, OPTIONS, Progress())
+
+    assert near.sent == b"said before"
+    assert not near.eof_sent
+    assert near.reset_code is not None
+    assert trio.current_time() >= HALF_OPEN_IDLE_SECONDS
+
+
 async def test_an_upgrade_without_an_answer_is_never_answered_with_a_status() -> None:
     downstream = ScriptedDownstream(upgrade())
 
