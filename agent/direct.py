@@ -27,7 +27,6 @@ class DirectRequest:
         "_downstream",
         "_exchange",
         "_head",
-        "_is_finished",
         "_kept",
         "_pool",
         "head_deadlines",
@@ -50,7 +49,6 @@ class DirectRequest:
         self._head = head
         self._exchange: PooledExchange | None = None
         """Once there is more to the response than one piece."""
-        self._is_finished = False
         self.progress = Progress()
         self.head_deadlines = deadlines
         self.head_wait: Wait | None = deadlines.start(self._expire) if deadlines is not None else None
