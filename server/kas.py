@@ -253,6 +253,6 @@ def _context_of(tls: ReloadableServerContext | None) -> Callable[[], ssl.SSLCont
     return None if tls is None else lambda: tls.context
 
 
-def _address_of(sockets: list[trio.socket.SocketType]) -> Address:
+def _address_of(sockets: list[socket.socket]) -> Address:
     host, port = sockets[0].getsockname()[:2]
     return Address(host, port)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -16,7 +18,7 @@ import trio
 from tunnel.errors import HandshakeError
 from tunnel.transports.base import WRITE_PROGRESS_SECONDS
 from tunnel.transports.carrier import Carrier
-from tunnel.transports.tcp import TcpTransport
+from tunnel.transports.tcp import TcpTransport, address_name, set_options
 from tunnel.transports.tls import TlsTransport
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,9 @@ HANDSHAKES = 256
 """TLS handshakes at the same time; connections above that wait in the kernel's queue."""
 
 MAX_CONNECTIONS = 10_000
+
+ACCEPTED_AT_ONCE = 16
+"""So many connections are accepted before other tasks have their turn."""
 
 BACKOFF_SECONDS = 0.1
 BACKLOG = 1024
@@ -49,13 +54,21 @@ _CONNECTION_FAILED = frozenset(
 )
 
 
-async def listen(host: str | None, port: int, *, backlog: int = BACKLOG) -> list[trio.socket.SocketType]:
+async def listen(host: str | None, port: int, *, backlog: int = BACKLOG) -> list[socket.socket]:
     """Bind to a port on every address of ``host`` (None: all interfaces). Raises `OSError`."""
-    return [listener.socket for listener in await trio.open_tcp_listeners(port, host=host, backlog=backlog)]
+    return [_as_listener(found.socket) for found in await trio.open_tcp_listeners(port, host=host, backlog=backlog)]
+
+
+def _as_listener(sock: trio.socket.SocketType) -> socket.socket:
+    """The socket by itself, with the options that connections get which are accepted from it."""
+    listener = socket.socket(fileno=sock.detach())
+    listener.setblocking(False)
+    set_options(listener)
+    return listener
 
 
 async def serve(
-    listeners: Sequence[trio.socket.SocketType],
+    listeners: Sequence[socket.socket],
     handler: Handler,
     *,
     name: str,
@@ -80,16 +93,17 @@ async def serve(
     shaking_hands = trio.Semaphore(handshakes)
     room = trio.Semaphore(max_connections)
 
-    async def accept_from(listener: trio.socket.SocketType) -> None:
+    async def accept_from(listener: socket.socket) -> None:
+        accepting = _Accepting(listener, name)
         while True:
-            await room.acquire()
-            await shaking_hands.acquire()
-            sock = await _next_connection(listener, name)
-            connections.start_soon(run_connection, sock)
+            await _take(room)
+            await _take(shaking_hands)
+            connections.start_soon(run_connection, *await accepting.next_connection())
 
-    async def run_connection(sock: trio.socket.SocketType) -> None:
+    async def run_connection(sock: socket.socket, peer: str) -> None:
         try:
-            await _run_connection(sock, handler, name, tls, shaking_hands, write_progress_seconds)
+            transport = TcpTransport(sock, peer=peer, write_progress_seconds=write_progress_seconds)
+            await _run_connection(transport, handler, name, tls, shaking_hands)
         finally:
             room.release()
 
@@ -109,47 +123,72 @@ async def serve(
             listener.close()
 
 
-async def _next_connection(listener: trio.socket.SocketType, name: str) -> trio.socket.SocketType:
-    """Accept one connection, however long it takes until that is possible."""
-    exhausted = False
-    while True:
-        try:
-            sock, _ = await listener.accept()
-        except OSError as error:
-            if error.errno in _CONNECTION_FAILED:
-                continue
-            if error.errno not in _OUT_OF_RESOURCES:
-                raise
-            if not exhausted:
-                exhausted = True
-                logger.warning("%s: cannot accept connections: %s; trying on", name, error.strerror)
-            await trio.sleep(BACKOFF_SECONDS)
-        else:
-            return sock
+async def _take(semaphore: trio.Semaphore) -> None:
+    """Acquire, and let other tasks run only where that has to be waited for."""
+    try:
+        semaphore.acquire_nowait()
+    except trio.WouldBlock:
+        await semaphore.acquire()
+
+
+class _Accepting:
+    """Accepts the connections of one listener, several in a turn of the loop."""
+
+    def __init__(self, listener: socket.socket, name: str) -> None:
+        self._listener = listener
+        self._name = name
+        self._accepted = ACCEPTED_AT_ONCE
+        self._is_exhausted = False
+
+    async def next_connection(self) -> tuple[socket.socket, str]:
+        """One connection and its peer's name, however long it takes until there is one."""
+        while True:
+            if self._accepted >= ACCEPTED_AT_ONCE:
+                self._accepted = 0
+                await trio.lowlevel.wait_readable(self._listener)
+            try:
+                sock, address = self._listener.accept()
+            except (BlockingIOError, InterruptedError):
+                self._accepted = ACCEPTED_AT_ONCE
+            except OSError as error:
+                await self._survive(error)
+            else:
+                self._accepted += 1
+                self._is_exhausted = False
+                if sys.platform != "linux":  # there, what is accepted has the listener's options already
+                    set_options(sock)
+                return sock, address_name(address)
+
+    async def _survive(self, error: OSError) -> None:
+        if error.errno in _CONNECTION_FAILED:
+            return
+        if error.errno not in _OUT_OF_RESOURCES:
+            raise error
+        if not self._is_exhausted:
+            self._is_exhausted = True
+            logger.warning("%s: cannot accept connections: %s; trying on", self._name, error.strerror)
+        await trio.sleep(BACKOFF_SECONDS)
 
 
 async def _run_connection(
-    sock: trio.socket.SocketType,
+    lower: TcpTransport,
     handler: Handler,
     name: str,
     tls: Callable[[], ssl.SSLContext] | None,
     shaking_hands: trio.Semaphore,
-    write_progress_seconds: float,
 ) -> None:
     """One connection from the cradle to the grave. Lets nothing out but cancellation."""
-    transport: Carrier | None = None
+    transport: Carrier | None = lower
     try:
         try:
-            transport = TcpTransport(sock, write_progress_seconds=write_progress_seconds)
             if tls is not None:
-                transport = await _shake_hands(transport, tls(), name)
+                transport = await _shake_hands(lower, tls(), name)
         finally:
             shaking_hands.release()
         if transport is not None:
             await handler(transport)
     except Exception:  # one connection's bug must not end the listener
-        peer = transport.info.peer if transport is not None else "a client"
-        logger.exception("%s: serving %s crashed", name, peer)
+        logger.exception("%s: serving %s crashed", name, lower.info.peer)
     finally:
         if transport is not None:
             transport.abort()

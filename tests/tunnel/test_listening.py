@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
+import socket
 from functools import partial
 
 import pytest
@@ -28,7 +30,7 @@ async def greet(transport) -> None:
     await transport.aclose()
 
 
-async def connect(listener: trio.socket.SocketType) -> TcpTransport:
+async def connect(listener: socket.socket) -> TcpTransport:
     sock = trio.socket.socket()
     await sock.connect(listener.getsockname())
     return TcpTransport(sock)
@@ -37,16 +39,18 @@ async def connect(listener: trio.socket.SocketType) -> TcpTransport:
 class FakeListener:
     """Raises what it is told to before it accepts from a real listener."""
 
-    def __init__(self, listener: trio.socket.SocketType, errors: list[int]) -> None:
+    def __init__(self, listener: socket.socket, errors: list[int]) -> None:
         self._listener = listener
         self.errors = errors
 
-    async def accept(self):
+    def fileno(self) -> int:
+        return self._listener.fileno()
+
+    def accept(self):
         if self.errors:
-            await trio.lowlevel.checkpoint()
             code = self.errors.pop(0)
             raise OSError(code, os.strerror(code))
-        return await self._listener.accept()
+        return self._listener.accept()
 
     def close(self) -> None:
         self._listener.close()
@@ -59,6 +63,65 @@ async def test_each_connection_is_handed_to_the_handler(nursery):
         client = await connect(listener)
         async with closing(client):
             assert await receive_to_end(client) == b"hello"
+    nursery.cancel_scope.cancel()
+
+
+async def test_more_connections_than_one_turn_takes_are_all_accepted(nursery):
+    (listener,) = await listen("127.0.0.1", 0)
+    clients = [await connect(listener) for _ in range(listening.ACCEPTED_AT_ONCE * 2 + 3)]
+    await nursery.start(partial(serve, [listener], greet, name="test"))
+    for client in clients:
+        async with closing(client):
+            assert await receive_to_end(client) == b"hello"
+    nursery.cancel_scope.cancel()
+
+
+async def test_between_many_connections_other_tasks_have_their_turn(nursery):
+    (listener,) = await listen("127.0.0.1", 0)
+    clients = [await connect(listener) for _ in range(listening.ACCEPTED_AT_ONCE * 6)]
+    accepted, seen = [], [0]
+
+    async def note(_transport) -> None:
+        accepted.append(None)
+
+    await nursery.start(partial(serve, [listener], note, name="test"))
+    with trio.fail_after(5):
+        while seen[-1] < len(clients):
+            await trio.lowlevel.checkpoint()
+            seen.append(len(accepted))
+    # Of those of one turn, some may begin before this task's turn and some after it.
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= listening.ACCEPTED_AT_ONCE * 2
+    for client in clients:
+        client.abort()
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_accepted_connection_has_the_options_that_a_dialled_one_has(nursery):
+    options = [
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+        (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, tcp.NOTSENT_LOWAT_BYTES),
+    ]
+
+    def options_of(transport: TcpTransport) -> list[tuple[int, int, int]]:
+        return [(level, name, transport._sock.getsockopt(level, name)) for level, name, _ in options]
+
+    send, receive = trio.open_memory_channel(1)
+
+    async def show(transport) -> None:
+        await send.send((options_of(transport), transport.info.peer))
+        await transport.aclose()
+
+    (listener,) = await listen("127.0.0.1", 0)
+    await nursery.start(partial(serve, [listener], show, name="test"))
+    client = await connect(listener)
+    async with closing(client):
+        found, peer = await receive.receive()
+        assert found == options_of(client) == options
+        assert peer == tcp.address_name(client._sock.getsockname())
     nursery.cancel_scope.cancel()
 
 
@@ -125,8 +188,10 @@ async def test_a_connection_that_failed_in_the_queue_is_skipped_silently(nursery
 
 async def test_an_error_that_says_the_listener_itself_is_broken_comes_out():
     (listener,) = await listen("127.0.0.1", 0)
-    with pytest.RaisesGroup(pytest.RaisesExc(OSError), flatten_subgroups=True):
-        await serve([FakeListener(listener, [errno.EINVAL])], greet, name="test")
+    waits = await connect(listener)
+    async with closing(waits):
+        with pytest.RaisesGroup(pytest.RaisesExc(OSError), flatten_subgroups=True):
+            await serve([FakeListener(listener, [errno.EINVAL])], greet, name="test")
 
 
 async def test_the_tls_handshake_is_part_of_the_connection_s_own_task(nursery, caplog):

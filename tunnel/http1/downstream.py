@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import trio
-
 from tunnel.direct import DirectExchange
 from tunnel.errors import LocalProtocolError, RemoteProtocolError, StreamReset
 from tunnel.http1.framing import BodyDecoder, ChunkedDecoder, LengthDecoder
@@ -16,6 +14,7 @@ from tunnel.http1.heads import BodyKind, encode_response_head
 from tunnel.http1.upgraded import UpgradedStream
 from tunnel.http1.writing import MessageWriter, Sender
 from tunnel.messages import BodyReader, Fields, RequestHead, ResponseHead, field_value
+from tunnel.wakeup import Wakeup
 
 _CLOSE = b"Connection: close\r\n"
 _KEEP_ALIVE = b"Connection: keep-alive\r\n"
@@ -29,7 +28,7 @@ class RequestBody:
 
     __slots__ = ("_arrived", "_decoder", "_error", "_pieces", "_room", "buffered_bytes")
 
-    def __init__(self, head: RequestHead, arrived: trio.lowlevel.ParkingLot, room: trio.lowlevel.ParkingLot) -> None:
+    def __init__(self, head: RequestHead, arrived: Wakeup, room: Wakeup) -> None:
         self._decoder: BodyDecoder = (
             ChunkedDecoder()
             if head.content_length is None and not head.ended
@@ -68,18 +67,18 @@ class RequestBody:
             self._pieces.append(content)
             self.buffered_bytes += len(content)
         if content or self._decoder.ended:
-            self._arrived.unpark_all()
+            self._arrived.call()
         return self._decoder.leftover if self._decoder.ended else b""
 
     def fail(self, error: RemoteProtocolError | StreamReset) -> None:
         """Nothing more will come; `receive` raises this after what is buffered."""
         self._error = error
-        self._arrived.unpark_all()
+        self._arrived.call()
 
     async def receive(self) -> bytes:
         """See `tunnel.messages.BodyReader`. Also raises `RemoteProtocolError` for a malformed body."""
         while (data := self.receive_nowait()) is None:
-            await self._arrived.park()
+            await self._arrived.wait()
         return data
 
     def receive_nowait(self) -> bytes | None:
@@ -88,7 +87,7 @@ class RequestBody:
             data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
             self._pieces.clear()
             self.buffered_bytes = 0
-            self._room.unpark_all()
+            self._room.call()
             return data
         if self._error is not None:
             raise self._error

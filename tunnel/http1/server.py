@@ -21,6 +21,7 @@ from tunnel.http1.limits import DEFAULT_LIMITS, Http1Limits
 from tunnel.http1.writing import Sender
 from tunnel.messages import Fields, RequestHead
 from tunnel.transports.base import Transport
+from tunnel.wakeup import Wakeup
 
 Handler = Callable[[Http1Downstream], Awaitable[None]]
 Begin = Callable[[Http1Downstream], bool]
@@ -93,9 +94,9 @@ class Http1Server:
         self._upgrades = upgrades
         self._input = HeadBuffer(initial)
         self._downstream: Http1Downstream | None = None
-        self._arrived = trio.lowlevel.ParkingLot()  # the handler's side waits here, for bytes or for an end
-        self._room = trio.lowlevel.ParkingLot()  # the reader waits here, for room
-        self._handler_scope = trio.CancelScope()
+        self._arrived = Wakeup()  # the handler's side waits here, for bytes or for an end
+        self._room = Wakeup()  # the reader waits here, for room
+        self._handler_scope: trio.CancelScope | None = None  # once there is a serving task
         self._reader_scope: trio.CancelScope | None = None
         self._deadline = math.inf
         self._started_at = 0.0
@@ -124,7 +125,7 @@ class Http1Server:
             if not self._is_direct or await self._read_directly():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._read)
-                    with self._handler_scope:
+                    with trio.CancelScope() as self._handler_scope:
                         in_order = await self._serve()
                     nursery.cancel_scope.cancel()
             else:
@@ -147,7 +148,7 @@ class Http1Server:
         self.must_close = True
         if self._is_direct and self._downstream is None and not len(self._input):
             self._end_directly()
-        self._arrived.unpark_all()
+        self._arrived.call()
 
     # The connection's side of an exchange
 
@@ -170,7 +171,7 @@ class Http1Server:
         if self._reader_scope is not None:
             self._reader_scope.cancel()
         while not self._reader_done:
-            await self._arrived.park()
+            await self._arrived.wait()
         return self._input.take_all()
 
     # The reader
@@ -225,12 +226,12 @@ class Http1Server:
             self._note_client_gone()
         finally:
             self._reader_done = True
-            self._arrived.unpark_all()
+            self._arrived.call()
 
     async def _receive_until_end(self) -> None:
         while True:
             while self._is_full():
-                await self._room.park()
+                await self._room.wait()
             data = await self._transport.receive_some()
             if not data:
                 self._note_client_gone()
@@ -253,7 +254,7 @@ class Http1Server:
                 self._input.append(data)
             return
         self._input.append(data)
-        self._arrived.unpark_all()
+        self._arrived.call()
 
     def _take_whole_head(self, data: bytes) -> bool:
         """Begin the exchange where these bytes are one request head and nothing else; False where they are not.
@@ -282,7 +283,7 @@ class Http1Server:
         self._given = downstream
         if self._is_direct:
             self._wake_reader()
-        self._arrived.unpark_all()
+        self._arrived.call()
 
     def _is_full(self) -> bool:
         if self._discarded_bytes is not None:
@@ -298,14 +299,18 @@ class Http1Server:
         self._client_gone = True
         downstream = self._downstream
         if downstream is not None and not downstream.finished and self._discarded_bytes is None:
-            self._handler_scope.cancel()
+            self._cancel_serving()
             if downstream.request_body.incomplete:
                 downstream.request_body.fail(StreamReset("the client went away before the end of its request"))
-        self._arrived.unpark_all()
+        self._arrived.call()
+
+    def _cancel_serving(self) -> None:
+        if self._handler_scope is not None:
+            self._handler_scope.cancel()
 
     def cancel_handler(self) -> None:
         """See `tunnel.http1.downstream.Connection`."""
-        self._handler_scope.cancel()
+        self._cancel_serving()
         if self._is_direct:
             self._end_directly()
 
@@ -372,7 +377,7 @@ class Http1Server:
                 downstream, self._given = self._given, None
                 return downstream
             if self._downstream is not None:  # an exchange is under way without this task
-                await self._arrived.park()
+                await self._arrived.wait()
                 continue
             if can_skip and len(buffer) >= 2:
                 can_skip = False
@@ -395,7 +400,7 @@ class Http1Server:
                     self._set_deadline(trio.current_time() + self._limits.head_seconds)
             elif self._draining:
                 return None
-            await self._arrived.park()
+            await self._arrived.wait()
 
     def _begin(self, head: RequestHead) -> Http1Downstream:
         body = NoBody() if head.ended else RequestBody(head, self._arrived, self._room)
@@ -405,8 +410,7 @@ class Http1Server:
             leftover = body.feed(self._input.take_all())
             if leftover:
                 self._input.append(leftover)
-        if self._room:
-            self._room.unpark_all()
+        self._room.call()
         return downstream
 
     async def _handle(self, downstream: Http1Downstream) -> bool:
@@ -445,11 +449,11 @@ class Http1Server:
         Closing with unread bytes would make the kernel send a reset, and the reset would overtake the answer.
         """
         self._discarded_bytes = 0
-        self._room.unpark_all()
+        self._room.call()
         with trio.move_on_after(self._limits.linger_seconds):
             try:
                 await self._transport.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             while not (self._client_gone or self._reader_done):
-                await self._arrived.park()
+                await self._arrived.wait()

@@ -26,7 +26,13 @@ CLOSE_SECONDS = 2.0
 """How long an orderly close waits for the other side to close as well."""
 
 _DROP_BYTES = 65_536
-_TCP_OPTIONS = {"TCP_NODELAY": 1, "TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+_TCP_OPTIONS = {
+    "TCP_NODELAY": 1,
+    "TCP_KEEPIDLE": 60,
+    "TCP_KEEPINTVL": 15,
+    "TCP_KEEPCNT": 4,
+    "TCP_NOTSENT_LOWAT": NOTSENT_LOWAT_BYTES,
+}
 
 # Reading into a buffer that is reused and copying out what came is five times as fast as `recv(256 KiB)`, for which the
 # allocator maps and unmaps pages at every call. Borrowed and given back around one system call, so there is one buffer
@@ -67,15 +73,21 @@ class TcpTransport:
 
     def __init__(
         self,
-        sock: trio.socket.SocketType,
+        sock: trio.socket.SocketType | socket.socket,
         *,
-        notsent_lowat_bytes: int = NOTSENT_LOWAT_BYTES,
+        peer: str | None = None,
         write_progress_seconds: float = WRITE_PROGRESS_SECONDS,
     ) -> None:
-        self._sock = socket.socket(fileno=sock.detach())
+        """``peer``: the name of the other end, where the caller knows it and `set_options` has been called."""
+        if isinstance(sock, socket.socket):
+            self._sock = sock
+        else:
+            self._sock = socket.socket(fileno=sock.detach())
         self._sock.setblocking(False)
-        _set_options(self._sock, notsent_lowat_bytes)
-        self.info = TransportInfo(kind="tcp", peer=_peer_name(self._sock))
+        if peer is None:
+            set_options(self._sock)
+            peer = _peer_name(self._sock)
+        self.info = TransportInfo(kind="tcp", peer=peer)
         self._progress_seconds = write_progress_seconds
         self._poll: select.poll | None = None  # made for those who ask `is_writable`: HTTP/2 connections, which are few
         self._early = b""
@@ -172,7 +184,7 @@ class TcpTransport:
         await trio.lowlevel.checkpoint()
 
     async def wait_writable(self) -> None:
-        """Return once the kernel holds less than ``notsent_lowat_bytes`` that it has not sent."""
+        """Return once the kernel holds less than `NOTSENT_LOWAT_BYTES` that it has not sent."""
         if self.is_writable:
             await trio.lowlevel.checkpoint()
         else:
@@ -219,11 +231,11 @@ class TcpTransport:
         self._closed = True
         trio.lowlevel.notify_closing(self._sock)
         try:
-            if not self._write_ended:
-                self._sock.shutdown(socket.SHUT_WR)
-            if self._eof:
+            if self._eof:  # closing says the rest
                 await trio.lowlevel.checkpoint()
                 return
+            if not self._write_ended:
+                self._sock.shutdown(socket.SHUT_WR)
             with trio.move_on_after(CLOSE_SECONDS):
                 await trio.lowlevel.checkpoint()
                 while not self._eof:
@@ -285,11 +297,11 @@ class TcpTransport:
                 raise trio.BrokenResourceError(message) from PeerUnresponsive(message, local=True)
 
 
-def _set_options(sock: socket.socket, notsent_lowat_bytes: int) -> None:
+def set_options(sock: socket.socket) -> None:
     """Set what can be set: a connection that is reset already refuses some options, and a read will say so."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in (_TCP_OPTIONS | {"TCP_NOTSENT_LOWAT": notsent_lowat_bytes}).items():
+        for name, value in _TCP_OPTIONS.items():
             option = getattr(socket, name, None)  # not every platform has every one
             if option is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -297,9 +309,13 @@ def _set_options(sock: socket.socket, notsent_lowat_bytes: int) -> None:
 
 def _peer_name(sock: socket.socket) -> str:
     try:
-        address = sock.getpeername()
+        return address_name(sock.getpeername())
     except OSError:
         return ""
+
+
+def address_name(address: object) -> str:
+    """`format_address` of what the socket module gives for an address; "" where it has no port."""
     return format_address(address[0], address[1]) if isinstance(address, tuple) else ""
 
 
