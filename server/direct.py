@@ -32,6 +32,7 @@ class DirectForwarding:
 
     __slots__ = (
         "_boundary",
+        "_crash",
         "_downstream",
         "_ended",
         "_forwarder",
@@ -65,6 +66,7 @@ class DirectForwarding:
         self._ended = ended
         self._upstream: RequestStream | None = None
         self._boundary: Boundary | None = None
+        self._crash: Exception | None = None
         self._is_streaming = False  # head and first bytes have been passed back, the rest follows
         self._is_finished = False  # everything has been handed to the downstream
 
@@ -73,11 +75,9 @@ class DirectForwarding:
         self._downstream.begin_direct(self)
         try:
             self._upstream = self._forwarder.begin(self._forwarding, self._tunnel, self._expire, now)
-        except Exception:
+        except Exception as exc:  # noqa: BLE001 - who answers it logs it
             # The fan-out that contains: this runs in the task that reads everybody's requests.
-            logger.exception("an exchange crashed", extra={"request_id": self.exchange.request_id})
-            self._break("kas", "kas", "internal error")
-            return
+            self._crash = exc
         if self._upstream is None:
             self._downstream.hand_over()
         else:
@@ -92,10 +92,20 @@ class DirectForwarding:
                 self._begin_response()
         except _BROKEN as exc:
             self._break("caller", None, str(exc))
-        except Exception:
+        except Exception as exc:  # noqa: BLE001 - who answers it logs it
             # The fan-out that contains: this runs in the task that reads everybody's answers.
-            logger.exception("an exchange crashed", extra={"request_id": self.exchange.request_id})
+            self._answer_crash(exc)
+
+    def _answer_crash(self, crash: Exception) -> None:
+        """A bug of ours: a task says so, unless an answer has begun: then break it off."""
+        if self._downstream.response_started:
+            logger.error("an exchange crashed", exc_info=crash, extra={"request_id": self.exchange.request_id})
             self._break("kas", "kas", "internal error")
+            return
+        self._crash = crash
+        assert self._upstream is not None
+        self._upstream.reset(ErrorCode.CANCEL)
+        self._need_task()
 
     def _begin_response(self) -> None:
         upstream, forwarding = self._upstream, self._forwarding
@@ -215,6 +225,9 @@ class DirectForwarding:
     async def go_on(self, on_head: Callable[[int], None]) -> None:
         """What is left of the exchange, in the task that has taken it up. Raises as `Forwarder.forward`."""
         self._forwarding.on_head = on_head
+        if self._crash is not None:
+            self._forwarder.end_wait(self._forwarding)
+            raise self._crash
         if self.exchange.progress.response_started:
             await self._go_on_responding()
             return

@@ -7,8 +7,7 @@ ProxyError
 │   └── AgentForbidden 403        unknown agent or not allowed: one text for both
 ├── NoSuchRoute 404               no cluster lies behind this address
 ├── MethodNotAllowed 405          CONNECT
-├── RequestTimeout 408            the request did not arrive in time
-├── RequestTooLarge 413, TargetTooLong 414, UpgradeNotSupported 426, FieldsTooLarge 431
+├── FieldsTooLarge 431            a header section above the limit
 ├── TooManyExchanges 429          over a limit of this caller
 ├── InternalFailure 500           a bug of ours
 ├── TunnelLost 502                the tunnel ended before the cluster had answered
@@ -99,34 +98,6 @@ class MethodNotAllowed(ProxyError):
 
     status = 405
     reason = "MethodNotAllowed"
-
-
-class RequestTimeout(ProxyError):
-    """The request did not arrive in time."""
-
-    status = 408
-    reason = "Timeout"
-
-
-class RequestTooLarge(ProxyError):
-    """The body is larger than this answerer takes."""
-
-    status = 413
-    reason = "RequestEntityTooLarge"
-
-
-class TargetTooLong(ProxyError):
-    """The request target is longer than the limit."""
-
-    status = 414
-    reason = "RequestURITooLong"
-
-
-class UpgradeNotSupported(ProxyError):
-    """An upgrade to a protocol that is not passed on."""
-
-    status = 426
-    reason = "UpgradeRequired"
 
 
 class FieldsTooLarge(ProxyError):

@@ -142,7 +142,7 @@ class _Accepting:
 
     async def next_connection(self) -> tuple[socket.socket, str]:
         """One connection and its peer's name, however long it takes until there is one."""
-        while True:
+        while True:  # noqa: ASYNC913 - it waits before each sixteenth, and where there is none
             if self._accepted >= ACCEPTED_AT_ONCE:
                 self._accepted = 0
                 await trio.lowlevel.wait_readable(self._listener)

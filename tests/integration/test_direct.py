@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import trio
 from support.direct_exchanges import access_lines, nothing_left, outcome, warm
+from support.scripted_callers import CutOff
 from support.scripted_cluster import Visit
 from support.scripted_stack import VERSIONS, Stack, Version, open_stack, until
 
 from operations.logs import ConsoleFormatter, JsonFormatter
 from operations.values import Seconds
+from server.direct import DirectForwarding
+from server.forwarding import Forwarder, Forwarding
 from server.status import REQUEST_ID_FIELD
 from tunnel.connection import Connection
 from tunnel.errors import ErrorCode
@@ -23,6 +26,10 @@ from tunnel.streams import ServedStream
 
 PODS = b"/api/v1/namespaces/default/pods"
 POD = PODS + b"/web"
+
+
+async def answer_hello(visit: Visit) -> None:
+    await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
 
 
 @pytest.fixture(params=VERSIONS)
@@ -489,6 +496,71 @@ def _counts(stack: Stack) -> Counter[str]:
     return Counter(
         {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if "_sum" not in name}
     )  # type: ignore[misc]
+
+
+# Bugs of ours
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(Forwarder, "begin"), (Forwarding, "passes_unseen"), (Forwarding, "filter_head")]
+)
+async def test_a_crash_before_the_answer_has_begun_is_answered(
+    stack: Stack,
+    version: Version,
+    ways: Counter[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+) -> None:
+    def crash(*_: object) -> None:
+        raise RuntimeError("bug")
+
+    async with stack.caller(version) as caller:
+        await warm(stack, caller, ways)
+        stack.cluster.on(POD, answer_hello)
+        with monkeypatch.context() as broken:
+            broken.setattr(owner, name, crash)
+            answer = await caller.request(b"GET", POD)
+            status, body = await outcome(answer)
+            assert (status, json.loads(body)["reason"]) == (500, "InternalError")
+            await nothing_left(stack)
+        (record,) = [record for record in caplog.records if record.message == "an exchange crashed"]
+        assert record.exc_info is not None
+        assert await outcome(await caller.request(b"GET", POD)) == (200, b"hello")
+        await nothing_left(stack)
+
+
+async def test_a_crash_in_the_midst_of_an_answer_cuts_it_off(
+    stack: Stack,
+    version: Version,
+    ways: Counter[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on = trio.Event()
+
+    async def in_pieces(visit: Visit) -> None:
+        await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
+        await go_on.wait()
+        await visit.send(b"llo")
+
+    def crash(*_: object) -> None:
+        raise RuntimeError("bug")
+
+    async with stack.caller(version) as caller:
+        await warm(stack, caller, ways)
+        stack.cluster.on(POD, in_pieces)
+        answer = await caller.request(b"GET", POD)
+        assert await answer.head() == 200
+        assert await answer.read(2) == b"he"
+        with monkeypatch.context() as broken:
+            broken.setattr(DirectForwarding, "_pass_on", crash)
+            go_on.set()
+            with pytest.raises(CutOff):
+                await answer.content()
+            await nothing_left(stack)
+        assert [record for record in caplog.records if record.message == "an exchange crashed"]
 
 
 HOSTILE = POD + b"?a=%22\"\\%00{}'<b>&token=secret&x=%E2%80%A8"
