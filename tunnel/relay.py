@@ -373,7 +373,8 @@ async def splice(near: ByteStream, far: ByteStream, progress: Progress) -> None:
 
 async def _copy_both_ways(near: ByteStream, far: ByteStream, progress: Progress) -> None:
     failures: list[TunnelError] = []
-    silence = trio.CancelScope()
+    answering, silence = trio.CancelScope(), trio.CancelScope()
+    dropped_bytes = 0
 
     def count_request(sent_bytes: int) -> None:
         progress.request_bytes += sent_bytes
@@ -381,28 +382,37 @@ async def _copy_both_ways(near: ByteStream, far: ByteStream, progress: Progress)
     def count_response(sent_bytes: int) -> None:
         progress.response_bytes += sent_bytes
 
+    def count_dropped(received_bytes: int) -> None:
+        nonlocal dropped_bytes
+        dropped_bytes += received_bytes
+
     async with trio.open_nursery() as nursery:
 
         async def towards_upstream() -> None:
+            failure: UpstreamFailed | None = None
             try:
-                await _copy(near, far, DownstreamGone, UpstreamFailed, count_request)
+                try:
+                    await _copy(near, far, DownstreamGone, UpstreamFailed, count_request)
+                except UpstreamFailed as exc:
+                    failure = exc
+                if failure is not None:
+                    # It reads no more, as a server that has said everything: kubectl's pings come on. What it has said
+                    # comes first, and then how it ended.
+                    with answering:
+                        await _until_idle(lambda: progress.response_bytes)
+                        raise failure
+                    await _drop(near, count_dropped)
                 silence.cancel()
-            except DownstreamGone as exc:
-                failures.append(exc)
-                nursery.cancel_scope.cancel()
-            except UpstreamFailed as exc:
-                # It reads no more, as a server that has said everything: kubectl's pings come on. What it has said comes
-                # first, and then how it ended.
-                silence.cancel()
-                await _until_idle(lambda: progress.response_bytes)
+            except (UpstreamFailed, DownstreamGone) as exc:
                 failures.append(exc)
                 nursery.cancel_scope.cancel()
 
         nursery.start_soon(towards_upstream)
         try:
             await _copy(far, near, UpstreamFailed, DownstreamGone, count_response)
+            answering.cancel()
             with silence:
-                await _until_idle(lambda: progress.request_bytes)
+                await _until_idle(lambda: progress.request_bytes + dropped_bytes)
                 failures.append(DownstreamGone("the caller kept its half open and silent after the upstream had ended"))
             nursery.cancel_scope.cancel()
         except (UpstreamFailed, DownstreamGone) as exc:
@@ -410,6 +420,19 @@ async def _copy_both_ways(near: ByteStream, far: ByteStream, progress: Progress)
             nursery.cancel_scope.cancel()
     if failures:
         raise failures[0]
+
+
+async def _drop(near: ByteStream, count: Callable[[int], None]) -> None:
+    """Hear the caller out, who is told no more, until it ends its half: that says it has read what was sent.
+
+    Closing before would lose what is still under way to a slow caller: its next ping reaches a closed socket, whose
+    kernel answers with a RST and throws away what it had left to send.
+    """
+    try:
+        while data := await near.receive_some():
+            count(len(data))
+    except _UPSTREAM_ERRORS as exc:
+        raise DownstreamGone(str(exc)) from exc
 
 
 async def _until_idle(passed_bytes: Callable[[], int]) -> None:

@@ -480,10 +480,54 @@ async def test_what_an_upstream_said_before_it_stopped_reading_arrives() -> None
         for piece in (b"still ", b"under way", None):
             far.incoming.put(piece)
             await wait_all_tasks_blocked()
+        near.incoming.put(None)
 
     assert near.sent == b"still under way"
     assert near.eof_sent
     assert near.reset_code is None
+
+
+async def test_a_caller_that_still_reads_is_not_closed_before_it_ends_its_half() -> None:
+    """A close would lose what is under way to it: its next ping would reach a socket that answers with a RST."""
+    near, far = ScriptedStream(b"ping"), ScriptedStream(b"the last byte", None)
+    far.fails_with = trio.BrokenResourceError("closed")
+    downstream, upstream = upgraded_pair(near, far)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(relay, downstream, upstream, OPTIONS, Progress())
+        await wait_all_tasks_blocked()
+        near.incoming.put(b"ping")
+        await wait_all_tasks_blocked()
+        assert near.eof_sent
+        assert near.incoming.receive_nowait() is None  # read, though nobody wants it
+        assert not near.closed
+        near.incoming.put(None)
+
+    assert near.sent == b"the last byte"
+    assert near.closed
+    assert near.reset_code is None
+
+
+async def test_a_caller_that_pings_is_heard_out_and_one_that_falls_silent_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = ScriptedStream(b"ping"), ScriptedStream(None)
+    far.fails_with = trio.BrokenResourceError("closed")
+    downstream, upstream = upgraded_pair(near, far)
+    pings = 40
+
+    async with trio.open_nursery() as nursery:
+
+        async def ping() -> None:
+            for _ in range(pings):
+                await trio.sleep(5)
+                near.incoming.put(b"ping")
+
+        nursery.start_soon(ping)
+        with pytest.raises(DownstreamGone, match="silent"):
+            await relay(downstream, upstream, OPTIONS, Progress())
+
+    assert trio.current_time() >= 5 * pings + HALF_OPEN_IDLE_SECONDS
 
 
 async def test_an_upstream_that_neither_reads_nor_says_anything_has_failed(

@@ -105,13 +105,17 @@ func listen(o options) (net.Listener, error) {
 	}
 	clients := x509.NewCertPool()
 	clients.AppendCertsFromPEM(pem)
-	return tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	return tls.NewListener(lingeringListener{listener.(*net.TCPListener)}, &tls.Config{
 		Certificates: []tls.Certificate{pair},
 		ClientCAs:    clients,
 		ClientAuth:   tls.RequireAndVerifyClientCert,
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{"http/1.1"},
-	})
+	}), nil
 }
 
 func registerNode(ctx context.Context, client kubernetes.Interface, name string, port int) error {

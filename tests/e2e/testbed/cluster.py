@@ -126,12 +126,7 @@ class ControlPlane:
             ca_pem=self.pki.ca_file.read_bytes(),
             token=self.admin_token,
         )
-        kubeconfig(
-            self._directory / "agent.kubeconfig",
-            server=self.server,
-            ca_pem=self.pki.ca_file.read_bytes(),
-            token=self.agent_token,
-        )
+        self.agent_kubeconfig_at(self.port)
         if self._assets.kube_controller_manager is not None:
             self._start_controller_manager(admin)
         self._start_kubelet(admin)
@@ -143,6 +138,15 @@ class ControlPlane:
     def agent_kubeconfig(self) -> Path:
         """The kubeconfig of the agent: a user of its own, with the rights of its ClusterRoleBinding."""
         return self._directory / "agent.kubeconfig"
+
+    def agent_kubeconfig_at(self, port: int) -> Path:
+        """The agent's kubeconfig, for the kube-apiserver or for what stands in front of it at this port."""
+        path = self.agent_kubeconfig
+        if port != self.port:
+            path = path.with_name(f"agent-{port}.kubeconfig")
+        return kubeconfig(
+            path, server=f"https://127.0.0.1:{port}", ca_pem=self.pki.ca_file.read_bytes(), token=self.agent_token
+        )
 
     def stop(self) -> None:
         """End all processes, the last started first."""

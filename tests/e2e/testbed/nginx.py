@@ -55,6 +55,10 @@ http {{
         proxy_read_timeout 1h;
         proxy_send_timeout 1h;
 
+        lingering_close always;
+        lingering_timeout 30s;
+        lingering_time 10m;
+
         location / {{
             proxy_pass https://kas_clients;
         }}

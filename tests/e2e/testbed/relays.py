@@ -1,4 +1,4 @@
-"""Small servers that stand where a test wants to see, hold or refuse what passes: a gate and a CONNECT proxy.
+"""Small servers that stand where a test wants to see, hold or refuse what passes: a gate, a reservoir, a CONNECT proxy.
 
 They serve each connection in a thread of their own and end with the ``with`` block that started them.
 """
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 _BUFFER = 1 << 16
 
@@ -108,6 +109,58 @@ class Gate:
                     client.sendall(answer)
                 upward.start()
                 _pump(server, client)
+
+
+class Reservoir:
+    """Stands between agentk and the kube-apiserver, and takes what the latter says at once, however slow agentk is.
+
+    A kube-apiserver that has said everything closes, while its kernel may still have megabytes for agentk. A ping of
+    kubectl which comes in those moments makes that kernel drop them (``kubelet/closing.go`` says more): 2 copies of 100,
+    on a busy machine. Here nothing is left in that kernel, so what is missing in the end was lost behind this server.
+    """
+
+    def __init__(self, *, upstream_port: int) -> None:
+        self._upstream_port = upstream_port
+
+    @contextmanager
+    def running(self) -> Iterator[int]:
+        """Serve inside the block; yields the port."""
+        with _Server(self._serve).running() as port:
+            yield port
+
+    def _serve(self, client: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", self._upstream_port), timeout=10) as server:
+            server.settimeout(None)
+            held: SimpleQueue[bytes] = SimpleQueue()
+            others = [
+                threading.Thread(target=self._pour, args=(held, client), daemon=True),
+                threading.Thread(target=self._pass_up, args=(client, server), daemon=True),
+            ]
+            for thread in others:
+                thread.start()
+            with contextlib.suppress(OSError):
+                while data := server.recv(_BUFFER):
+                    held.put(data)
+            held.put(b"")
+            for thread in others:
+                thread.join()
+
+    @staticmethod
+    def _pour(held: SimpleQueue[bytes], client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := held.get():
+                client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+    @staticmethod
+    def _pass_up(client: socket.socket, server: socket.socket) -> None:
+        """Read to the end also what the server does not take any more."""
+        with contextlib.suppress(OSError):
+            while data := client.recv(_BUFFER):
+                with contextlib.suppress(OSError):
+                    server.sendall(data)
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
 
 
 class ConnectProxy:

@@ -78,15 +78,10 @@ class Tunnel:
         self.nginx = Nginx(
             self._bed.directory / "nginx", pki=self.pki, agents_port=self.agents_port, proxy_port=self.proxy_port
         )
-        addresses = {
-            "tcp": f"https://127.0.0.1:{self.agents_port}",
-            "websocket": f"wss://127.0.0.1:{self.agents_port}",
-            "nginx": f"wss://localhost:{self.nginx.port}",
-        }
-        for name, address in addresses.items():
-            self.add_agent(name, address=address, token=tokens[name])
+        for name, token in tokens.items():
+            self.add_agent(name, address=self.agents_address(name), token=token)
             self.start_agent(name, wait=False)
-        for name in addresses:
+        for name in tokens:
             self.wait_connected(name)
 
     def start_kas(self) -> None:
@@ -178,6 +173,21 @@ class Tunnel:
                 "nginx", server=f"https://localhost:{self.nginx.port}/agents/nginx/k8s", token=self.admin_token
             )
         return self.kubeconfig_for(route)
+
+    def agents_address(self, route: str) -> str:
+        """Where the agent of a route finds kas."""
+        if route == "nginx":
+            assert self.nginx is not None
+            return f"wss://localhost:{self.nginx.port}"
+        return f"{'wss' if route == 'websocket' else 'https'}://127.0.0.1:{self.agents_port}"
+
+    def kubeconfig_on(self, route: str, agent: str) -> Path:
+        """A kubeconfig for an agent by its path, through nginx where the route goes through it."""
+        if route != "nginx":
+            return self.kubeconfig_for(agent)
+        assert self.nginx is not None
+        server = f"https://localhost:{self.nginx.port}/agents/{agent}/k8s"
+        return self._write_kubeconfig(agent, server=server, token=self.admin_token)
 
     def kubeconfig_for(self, agent: str, *, token: str | None = None, name: str | None = None) -> Path:
         """A kubeconfig for an agent by its path, with the admin's token or another."""
