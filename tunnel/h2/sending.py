@@ -2,8 +2,8 @@
 
 Two queues. Everything that is not flow-controlled (heads, credit, acknowledgements, resets) leaves first, in the order
 in which it was queued, so that a stream's RST_STREAM can never overtake its HEADERS. DATA follows: streams take turns,
-a frame each. Small data that finds no other waiting and both windows open goes straight behind the head in the first
-queue.
+a frame each. Small data that finds both windows open goes straight behind the head in the first queue: an answer of a
+kilobyte does not wait for its turn among downloads, and while there are such answers, downloads leave in small batches.
 
 It knows streams and windows; it knows nothing of roles, requests or the peer's frames.
 """
@@ -29,8 +29,17 @@ from tunnel.h2.stream import Stream
 DIRECT_DATA_BYTES: Final = 16_384
 """Data up to this size may skip the turns when nobody else waits."""
 
+AHEAD_DATA_BYTES: Final = 8_192
+"""Data up to this size may do so where others wait."""
+
 DIRECT_QUEUE_BYTES: Final = 65_536
-"""It does so while less than this is queued in front of it."""
+"""Either while less than this is queued in front of it, so that whoever waits has its turn in every batch."""
+
+SHARED_BATCH_BYTES: Final = 65_536
+"""DATA leaves in batches of this size while others send heads or small data, which would wait behind a larger one."""
+
+SHARED_BATCHES: Final = 16
+"""Batches for which heads or small data count as going on."""
 
 PROGRESS_BYTES: Final = 1_024
 """Credit below this, where more is pending, does not count as progress: a peer that gives a byte at a time stalls
@@ -52,6 +61,7 @@ class Sender:
         "_owed_bytes",
         "_pending_bytes",
         "_ready",
+        "_shared_batches",
         "_stall_seconds",
         "_stalled",
         "_streams",
@@ -75,6 +85,8 @@ class Sender:
         """Flow-controlled bytes sent so far."""
         self._first: list[bytes | memoryview] = []
         self._first_bytes = 0
+        self._shared_batches = 0
+        """How many batches are to be small yet."""
         self._owed_bytes = 0
         """How much of the first queue the peer made us say (acknowledgements, resets, credit)."""
         self._ready: deque[Stream] = deque()
@@ -114,12 +126,13 @@ class Sender:
                 self.queue(frame_header(0, DATA, END_STREAM, stream.id))
                 self._end(stream)
         elif (
-            size <= DIRECT_DATA_BYTES
+            size <= (AHEAD_DATA_BYTES if self._ready else DIRECT_DATA_BYTES)
             and size <= stream.send_window_bytes
             and size <= self.window_bytes
-            and not self._ready
             and self._first_bytes < DIRECT_QUEUE_BYTES
         ):
+            if self._ready:
+                self._shared_batches = SHARED_BATCHES
             self._spend(stream, size)
             self._first += (frame_header(size, DATA, END_STREAM if ended else 0, stream.id), data)
             self._first_bytes += size + 9
@@ -140,6 +153,7 @@ class Sender:
 
     def queue_head(self, stream: Stream, frames: bytes, *, ended: bool) -> None:
         """Queue a head; heads come before any data of their stream."""
+        self._shared_batches = SHARED_BATCHES
         self.queue(frames)
         if ended:
             stream.end_queued = True
@@ -223,13 +237,21 @@ class Sender:
         return self._first_bytes + self._pending_bytes
 
     def gather(self, max_bytes: int) -> list[bytes | memoryview]:
-        """Everything of the first queue, then DATA up to ``max_bytes``, exceeded by one frame at most."""
+        """Everything of the first queue, then DATA up to ``max_bytes``, exceeded by one frame at most, which there is.
+
+        Less DATA while heads and small data come; see `SHARED_BATCH_BYTES`.
+        """
         output = self._first
         size = self._first_bytes
         self._first = []
         self._first_bytes = 0
         self._owed_bytes = 0
         ready = self._ready
+        if ready:
+            if self._shared_batches:
+                self._shared_batches -= 1
+                max_bytes = min(max_bytes, SHARED_BATCH_BYTES)
+            max_bytes = max(max_bytes, size + 1)
         while ready and size < max_bytes and self.window_bytes > 0:
             stream = ready.popleft()
             if stream.pending_bytes:

@@ -27,6 +27,7 @@ from tunnel.h2.config import KIB, MIB, TUNNEL_RESPONDER
 from tunnel.h2.engine import Engine, Role
 from tunnel.h2.events import ConnectionFailed, DataReceived, StreamWasReset
 from tunnel.h2.frames import DATA, END_HEADERS, END_STREAM, HEADERS, PADDED, PING, PREFACE, RST_STREAM, WINDOW_UPDATE
+from tunnel.h2.sending import AHEAD_DATA_BYTES, DIRECT_QUEUE_BYTES, SHARED_BATCH_BYTES, SHARED_BATCHES
 from tunnel.h2.stream import Stream
 from tunnel.h2.windows import WindowBudget
 
@@ -127,12 +128,41 @@ def test_data_frames_stay_below_our_own_limit_and_the_peers():
 
 
 def test_a_gather_stops_at_its_limit_but_for_one_frame():
-    engine = lone_engine(peer_settings={4: 4 * MIB, 5: MIB})
-    engine.receive(window_update(0, 4 * MIB), 0.0)
-    (stream,) = answering(engine, bytes(MIB))
+    engine = lone_engine(peer_settings={4: 8 * MIB, 5: MIB})
+    engine.receive(window_update(0, 8 * MIB), 0.0)
+    (stream,) = answering(engine, bytes(4 * MIB))
+    for _ in range(SHARED_BATCHES):
+        gather(engine, 100_000)
     assert 100_000 <= len(gather(engine, 100_000)) <= 100_000 + 65_545
     assert engine.has_output
     assert engine.unsent_bytes == stream.pending_bytes
+
+
+def test_data_leaves_in_small_batches_while_others_send_heads_or_small_data():
+    engine = lone_engine(peer_settings={4: 32 * MIB, 5: MIB})
+    engine.receive(window_update(0, 32 * MIB), 0.0)
+    bulk, other = answering(engine, bytes(24 * MIB), b"", ended=False)
+    for _ in range(SHARED_BATCHES):
+        assert len(gather(engine, MIB)) <= SHARED_BATCH_BYTES + 65_545
+    assert len(gather(engine, MIB)) > MIB
+
+    engine.send_data(other, b"an event")
+    for _ in range(SHARED_BATCHES):
+        assert len(gather(engine, MIB)) <= SHARED_BATCH_BYTES + 65_545
+    assert len(gather(engine, MIB)) > MIB
+    assert bulk.pending_bytes
+
+
+def test_small_data_of_the_only_one_who_sends_makes_no_small_batches():
+    """What a download is read in may be of any size."""
+    engine = lone_engine(peer_settings={4: 8 * MIB, 5: MIB})
+    engine.receive(window_update(0, 8 * MIB), 0.0)
+    (stream,) = answering(engine, bytes(4 * MIB), ended=False)
+    gather_all(engine)
+    assert not stream.pending_bytes
+    engine.send_data(stream, b"small")
+    engine.send_data(stream, bytes(2 * MIB))
+    assert len(gather(engine, MIB)) > MIB
 
 
 def test_control_frames_and_heads_leave_before_data():
@@ -145,7 +175,7 @@ def test_control_frames_and_heads_leave_before_data():
     assert [each.kind for each in parse(gather_all(engine))][:3] == [HEADERS, PING, DATA]
 
 
-def test_small_data_goes_behind_its_head_unless_others_wait():
+def test_small_data_goes_behind_its_head():
     engine = lone_engine(peer_settings={4: MIB})
     (request,) = engine.receive(headers(1, REQUEST), 0.0)
     engine.send_head(request.stream, RESPONSE)
@@ -153,9 +183,28 @@ def test_small_data_goes_behind_its_head_unless_others_wait():
     assert request.stream.local_ended
     assert request.stream.pending_bytes == 0
 
-    _, small = answering(engine, bytes(60_000), b"small", first_id=3)
-    assert small.pending_bytes == 5
-    assert sizes(gather_all(engine))[:3] == [(3, 16_384), (5, 5), (3, 16_384)]
+
+def test_small_data_goes_ahead_of_those_who_wait_and_longer_data_waits_with_them():
+    engine = lone_engine(peer_settings={4: MIB})
+    _, small, longer = answering(
+        engine, bytes(60_000), bytes(AHEAD_DATA_BYTES), bytes(AHEAD_DATA_BYTES + 1), first_id=3
+    )
+    assert small.pending_bytes == 0
+    assert longer.pending_bytes == AHEAD_DATA_BYTES + 1
+    assert sizes(gather_all(engine))[:3] == [(5, AHEAD_DATA_BYTES), (3, 16_384), (7, AHEAD_DATA_BYTES + 1)]
+
+
+def test_no_amount_of_small_data_keeps_those_who_wait_from_their_turn():
+    engine = lone_engine(peer_settings={4: 8 * MIB})
+    engine.receive(window_update(0, 8 * MIB), 0.0)
+    a_batch = DIRECT_QUEUE_BYTES // AHEAD_DATA_BYTES
+    bulk, *others = answering(engine, bytes(60_000), *[b""] * 4 * a_batch, ended=False)
+    for turn in range(4):
+        before = bulk.pending_bytes
+        for other in others[turn * a_batch : (turn + 1) * a_batch]:
+            engine.send_data(other, bytes(AHEAD_DATA_BYTES))
+        assert len(gather(engine, 65_536)) <= DIRECT_QUEUE_BYTES + AHEAD_DATA_BYTES + 2 * 16_384
+        assert bulk.pending_bytes < before
 
 
 def test_direct_data_is_bounded():
