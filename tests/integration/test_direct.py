@@ -474,12 +474,12 @@ async def test_a_bug_in_one_exchange_ends_no_other(
         caplog.clear()
         with monkeypatch.context() as patch:
             patch.setattr(Connection, "open_nowait", crash)
-            assert (await outcome(await one.request(b"GET", PODS)))[0] == "closed"
+            assert (await outcome(await one.request(b"GET", PODS)))[0] == 500
         release.set()
         assert await outcome(other) == (200, b"ok")
         await nothing_left(stack)
     line = access_lines(caplog)[0]
-    assert (line["outcome"], line["ended_by"], line["failed_hop"]) == ("reset", "kas", "kas")
+    assert (line["outcome"], line["ended_by"], line["failed_hop"]) == ("refused", "kas", "kas")
     assert stack.cluster.count(PODS) == 0
 
 
