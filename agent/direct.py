@@ -15,7 +15,7 @@ from tunnel.direct import DIRECT_BYTES
 from tunnel.errors import ConnectionEnded, ErrorCode, RemoteProtocolError, StreamError
 from tunnel.fields import allowed_trailers, response_to_pass_on
 from tunnel.messages import Downstream, RequestHead, ResponseHead
-from tunnel.relay import Progress
+from tunnel.progress import Progress
 
 logger = logging.getLogger(__name__)
 

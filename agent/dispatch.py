@@ -24,16 +24,8 @@ from tunnel.direct import DirectExchange
 from tunnel.errors import ErrorCode, LocalProtocolError
 from tunnel.identity import Identity
 from tunnel.messages import BodyReader, Downstream, Fields, RequestHead, ResponseHead
-from tunnel.relay import (
-    Boundary,
-    DownstreamGone,
-    Progress,
-    UpgradeUnanswered,
-    UpstreamFailed,
-    UpstreamSilent,
-    relay,
-    relay_rest,
-)
+from tunnel.progress import DownstreamGone, Progress, UpgradeUnanswered, UpstreamFailed, UpstreamSilent
+from tunnel.relay import Boundary, relay, relay_rest
 
 logger = logging.getLogger(__name__)
 

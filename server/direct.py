@@ -19,7 +19,8 @@ from server.registry import Tunnel
 from tunnel.errors import ConnectionEnded, ErrorCode, StreamError
 from tunnel.fields import allowed_trailers
 from tunnel.messages import Downstream
-from tunnel.relay import Boundary, DownstreamGone, relay_rest
+from tunnel.progress import DownstreamGone
+from tunnel.relay import Boundary, relay_rest
 from tunnel.streams import RequestStream
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from server.verbs import opaque_request_info, request_info
 from tunnel.errors import ConnectionEnded, ErrorCode, StreamError
 from tunnel.fields import speaks_of_identity
 from tunnel.messages import Downstream, Fields, field_values
-from tunnel.relay import DownstreamGone, UpstreamFailed
+from tunnel.progress import DownstreamGone, UpstreamFailed
 from tunnel.streams import ServedStream
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from server.directory import Caller
 from server.errors import Hop
 from server.verbs import RequestInfo
 from tunnel.messages import RequestHead
-from tunnel.relay import Progress
+from tunnel.progress import Progress
 
 
 class RequestIds:

@@ -33,14 +33,8 @@ from tunnel.errors import ConnectionEnded, RemoteProtocolError, StreamLimitReach
 from tunnel.fields import drop_gzip_from_accept_encoding, names_of, request_to_pass_on, response_to_pass_on
 from tunnel.identity import FIELD_NAME, Identity, encode_identity
 from tunnel.messages import BodyReader, Downstream, Fields, RequestHead, ResponseHead, field_value
-from tunnel.relay import (
-    Boundary,
-    Progress,
-    UpgradeUnanswered,
-    UpstreamFailed,
-    UpstreamSilent,
-    relay,
-)
+from tunnel.progress import Progress, UpgradeUnanswered, UpstreamFailed, UpstreamSilent
+from tunnel.relay import Boundary, relay
 from tunnel.streams import RequestStream
 
 AGENT_REPORT_FIELD = b"moorline-error"
@@ -188,7 +182,7 @@ class Forwarder:
         """Relay the exchange to its end; ``queue`` names whose turn it is at a limit of streams.
 
         ``begun`` is where `begin` has sent it already. Raises `ProxyError` while the response has not started,
-        `UpgradeAbandoned`, `tunnel.relay.UpstreamFailed` after it had, or `tunnel.relay.DownstreamGone`.
+        `UpgradeAbandoned`, `UpstreamFailed` after it had, or `DownstreamGone` (`tunnel.progress`).
         """
         if not forwarding.is_long_running:
             forwarding.head_deadlines = self._deadlines

@@ -14,32 +14,20 @@ Rules that hold here:
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from typing import Protocol
 
 import trio
 
 from tunnel.deadlines import Deadlines, Wait
-from tunnel.errors import ConnectionEnded, ErrorCode, RemoteProtocolError, StreamError, TunnelError
+from tunnel.errors import ErrorCode
 from tunnel.fields import allowed_trailers
-from tunnel.messages import BodyReader, ByteStream, Downstream, ResponseHead, Upstream, field_value
+from tunnel.messages import BodyReader, Downstream, ResponseHead, Upstream, field_value
+from tunnel.progress import BROKEN, DownstreamGone, Progress, UpgradeUnanswered, UpstreamFailed, UpstreamSilent
+from tunnel.splice import splice
 from tunnel.wakeup import Wakeup
 
 MAX_INTERIM_HEADS = 16
 """More 1xx heads than this before the final one end the exchange."""
-
-HALF_OPEN_IDLE_SECONDS = 60.0
-"""After the upstream closed its half of an upgraded stream, the caller may be silent for this long; and the upstream,
-after it took no more of what the caller sent."""
-
-_UPSTREAM_ERRORS = (
-    StreamError,
-    ConnectionEnded,
-    RemoteProtocolError,
-    trio.BrokenResourceError,
-    trio.ClosedResourceError,
-)
 
 
 class Boundary(Protocol):
@@ -53,43 +41,6 @@ class Boundary(Protocol):
     def at_boundary(self) -> bool:
         """Whether all that was fed ends with a complete event (or nothing was fed)."""
         ...
-
-
-class UpstreamFailed(TunnelError):
-    """The upstream side of the exchange failed; the cause is ``__cause__``.
-
-    Where `Progress.response_started` is False, nothing was answered and the caller of `relay` decides what to say.
-    """
-
-
-class UpstreamSilent(UpstreamFailed):
-    """No final response head came in time."""
-
-
-class UpgradeUnanswered(UpstreamFailed):
-    """An upgrade was handed over and no answer came: close the downstream, never answer with a status."""
-
-
-class DownstreamGone(TunnelError):
-    """The caller's side of the exchange failed: it went away, or sent what it must not."""
-
-
-@dataclasses.dataclass(slots=True)
-class Progress:
-    """What has happened so far; kept up to date while `relay` runs, valid however it ends."""
-
-    request_taken: bool = False
-    """Whether any byte of the request body was taken from the caller: it cannot be sent a second time."""
-    request_bytes: int = 0
-    """Body bytes (or bytes of the upgraded stream) towards the upstream."""
-    response_bytes: int = 0
-    """The same towards the caller."""
-    status: int = 0
-    """The final status that was relayed; 0 before."""
-    response_started: bool = False
-    upgraded: bool = False
-    cut_at_boundary: bool = False
-    """A watch whose upstream failed between two events, and which was therefore ended cleanly."""
 
 
 class RelayPolicy(Protocol):
@@ -198,7 +149,7 @@ async def _relay_request_body(
     while True:
         try:
             data = await downstream.body.receive()
-        except _UPSTREAM_ERRORS as exc:
+        except BROKEN as exc:
             raise DownstreamGone(f"the request body was cut off: {exc}") from exc
         progress.request_taken = True
         try:
@@ -206,7 +157,7 @@ async def _relay_request_body(
                 await writer.finish(allowed_trailers(downstream.body.trailers))
                 return
             await writer.send(data)
-        except _UPSTREAM_ERRORS:
+        except BROKEN:
             return
         progress.request_bytes += len(data)
         if deadlines is not None and gate.wait_for_head is not None:
@@ -220,7 +171,7 @@ async def _receive_head(
     while True:
         try:
             head = await upstream.receive_head()
-        except _UPSTREAM_ERRORS as exc:
+        except BROKEN as exc:
             if downstream.request.protocol is not None:
                 raise UpgradeUnanswered(str(exc)) from exc
             raise UpstreamFailed(str(exc)) from exc
@@ -233,7 +184,7 @@ async def _receive_head(
             gate.open()
         try:
             await downstream.send_interim(policy.filter_head(head))
-        except _UPSTREAM_ERRORS as exc:
+        except BROKEN as exc:
             raise DownstreamGone(str(exc)) from exc
 
 
@@ -294,7 +245,7 @@ async def _relay_body(
     if not head.ended:
         try:
             data = body.receive_nowait() or b""
-        except _UPSTREAM_ERRORS as exc:
+        except BROKEN as exc:
             failure = exc
     ended = head.ended or (failure is None and body.at_end and not body.trailers)
     progress.status = head.status
@@ -304,7 +255,7 @@ async def _relay_body(
             boundary.feed(data)
         await downstream.send_response(head, data or b"", end=ended)
         progress.response_bytes += len(data or b"")
-    except _UPSTREAM_ERRORS as exc:
+    except BROKEN as exc:
         raise DownstreamGone(str(exc)) from exc
     if not ended:
         await _relay_pieces(downstream, body, boundary, progress, failure)
@@ -323,7 +274,7 @@ async def _relay_pieces(
         while failure is None:
             try:
                 data = await body.receive()
-            except _UPSTREAM_ERRORS as exc:
+            except BROKEN as exc:
                 failure = exc
                 break
             if not data:
@@ -336,7 +287,7 @@ async def _relay_pieces(
         if boundary is not None and boundary.at_boundary:
             progress.cut_at_boundary = True
             await writer.finish()
-    except _UPSTREAM_ERRORS as exc:
+    except BROKEN as exc:
         raise DownstreamGone(str(exc)) from exc
     if not progress.cut_at_boundary:
         raise UpstreamFailed(f"the response was cut off: {failure}") from failure
@@ -350,116 +301,6 @@ async def _relay_upgrade(downstream: Downstream, upstream: Upstream, head: Respo
     progress.upgraded = True
     try:
         near = await downstream.accept_upgrade(head)
-    except _UPSTREAM_ERRORS as exc:
+    except BROKEN as exc:
         raise DownstreamGone(str(exc)) from exc
     await splice(near, upstream.take_stream(), progress)
-
-
-async def splice(near: ByteStream, far: ByteStream, progress: Progress) -> None:
-    """Copy two byte streams into each other until both directions have ended.
-
-    The end of one half reaches the other side at once, and every byte before it. On every way out but success both
-    streams are reset. Raises `DownstreamGone` or `UpstreamFailed`.
-    """
-    try:
-        await _copy_both_ways(near, far, progress)
-        await near.aclose()
-        await far.aclose()
-    except BaseException:
-        near.reset(ErrorCode.CANCEL)
-        far.reset(ErrorCode.CANCEL)
-        raise
-
-
-async def _copy_both_ways(near: ByteStream, far: ByteStream, progress: Progress) -> None:
-    failures: list[TunnelError] = []
-    answering, silence = trio.CancelScope(), trio.CancelScope()
-    dropped_bytes = 0
-
-    def count_request(sent_bytes: int) -> None:
-        progress.request_bytes += sent_bytes
-
-    def count_response(sent_bytes: int) -> None:
-        progress.response_bytes += sent_bytes
-
-    def count_dropped(received_bytes: int) -> None:
-        nonlocal dropped_bytes
-        dropped_bytes += received_bytes
-
-    async with trio.open_nursery() as nursery:
-
-        async def towards_upstream() -> None:
-            failure: UpstreamFailed | None = None
-            try:
-                try:
-                    await _copy(near, far, DownstreamGone, UpstreamFailed, count_request)
-                except UpstreamFailed as exc:
-                    failure = exc
-                if failure is not None:
-                    # It reads no more, as a server that has said everything: kubectl's pings come on. What it has said
-                    # comes first, and then how it ended.
-                    with answering:
-                        await _until_idle(lambda: progress.response_bytes)
-                        raise failure
-                    await _drop(near, count_dropped)
-                silence.cancel()
-            except (UpstreamFailed, DownstreamGone) as exc:
-                failures.append(exc)
-                nursery.cancel_scope.cancel()
-
-        nursery.start_soon(towards_upstream)
-        try:
-            await _copy(far, near, UpstreamFailed, DownstreamGone, count_response)
-            answering.cancel()
-            with silence:
-                await _until_idle(lambda: progress.request_bytes + dropped_bytes)
-                failures.append(DownstreamGone("the caller kept its half open and silent after the upstream had ended"))
-            nursery.cancel_scope.cancel()
-        except (UpstreamFailed, DownstreamGone) as exc:
-            failures.append(exc)
-            nursery.cancel_scope.cancel()
-    if failures:
-        raise failures[0]
-
-
-async def _drop(near: ByteStream, count: Callable[[int], None]) -> None:
-    """Hear the caller out, who is told no more, until it ends its half: that says it has read what was sent.
-
-    Closing before would lose what is still under way to a slow caller: its next ping reaches a closed socket, whose
-    kernel answers with a RST and throws away what it had left to send.
-    """
-    try:
-        while data := await near.receive_some():
-            count(len(data))
-    except _UPSTREAM_ERRORS as exc:
-        raise DownstreamGone(str(exc)) from exc
-
-
-async def _until_idle(passed_bytes: Callable[[], int]) -> None:
-    """Return once nothing has passed for `HALF_OPEN_IDLE_SECONDS`."""
-    before = -1
-    while passed_bytes() != before:
-        before = passed_bytes()
-        await trio.sleep(HALF_OPEN_IDLE_SECONDS)
-
-
-async def _copy(
-    source: ByteStream,
-    sink: ByteStream,
-    source_error: type[TunnelError],
-    sink_error: type[TunnelError],
-    count: Callable[[int], None],
-) -> None:
-    while True:
-        try:
-            data = await source.receive_some()
-        except _UPSTREAM_ERRORS as exc:
-            raise source_error(str(exc)) from exc
-        try:
-            if not data:
-                await sink.send_eof()
-                return
-            await sink.send_all(data)
-        except _UPSTREAM_ERRORS as exc:
-            raise sink_error(str(exc)) from exc
-        count(len(data))

@@ -10,7 +10,8 @@ from support.tunnels import open_tunnel
 
 from tunnel.errors import ErrorCode
 from tunnel.messages import Fields, RequestHead, ResponseHead
-from tunnel.relay import Progress, splice
+from tunnel.progress import Progress
+from tunnel.splice import splice
 from tunnel.streams import ServedStream
 
 FIELDS: Fields = []

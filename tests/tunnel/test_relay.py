@@ -14,16 +14,9 @@ from trio.testing import wait_all_tasks_blocked
 from tunnel.deadlines import Deadlines, Wait
 from tunnel.errors import ConnectionEnded, StreamReset
 from tunnel.messages import BodyReader, RequestHead, ResponseHead
-from tunnel.relay import (
-    HALF_OPEN_IDLE_SECONDS,
-    MAX_INTERIM_HEADS,
-    DownstreamGone,
-    Progress,
-    UpgradeUnanswered,
-    UpstreamFailed,
-    UpstreamSilent,
-    relay,
-)
+from tunnel.progress import DownstreamGone, Progress, UpgradeUnanswered, UpstreamFailed, UpstreamSilent
+from tunnel.relay import MAX_INTERIM_HEADS, relay
+from tunnel.splice import HALF_OPEN_IDLE_SECONDS
 
 
 class LineBoundary:
