@@ -38,7 +38,7 @@ from tunnel.transports.tls_contexts import client_context
 CONTEXT = "moorline"
 """The name of the context in the kubeconfig that is written."""
 
-END_SECONDS = 1.5
+END_SECONDS = 1.2
 """From Ctrl-C until whatever is left is cut: who pressed it waits at the terminal."""
 
 FIRST_PAUSE_SECONDS = 0.05
