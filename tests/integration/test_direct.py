@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,19 @@ POD = PODS + b"/web"
 
 async def answer_hello(visit: Visit) -> None:
     await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+
+def hello_in_pieces(go_on: trio.Event) -> Callable[[Visit], Awaitable[None]]:
+    async def answer(visit: Visit) -> None:
+        await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
+        await go_on.wait()
+        await visit.send(b"llo")
+
+    return answer
+
+
+def crash(*_: object) -> None:
+    raise RuntimeError("a bug")
 
 
 @pytest.fixture(params=VERSIONS)
@@ -462,9 +476,6 @@ async def test_a_bug_in_one_exchange_ends_no_other(
         await release.wait()
         await visit.answer()
 
-    def crash(*_: object) -> None:
-        raise RuntimeError("a bug")
-
     caplog.set_level(logging.INFO, logger="kas.access")
     async with stack.caller(version) as one, stack.caller(version) as two:
         await warm(stack, one, ways)
@@ -483,24 +494,6 @@ async def test_a_bug_in_one_exchange_ends_no_other(
     assert stack.cluster.count(PODS) == 0
 
 
-# The same account, whichever the way
-
-
-def _comparable(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key not in ("request_id", "peer", "head_seconds", "seconds")}
-
-
-def _counts(stack: Stack) -> Counter[str]:
-    """The samples of kas's metrics of exchanges that do not tell durations."""
-    lines = [line for line in stack.kas.metrics.lines() if not line.startswith("#") and "_bucket" not in line]
-    return Counter(
-        {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if "_sum" not in name}
-    )  # type: ignore[misc]
-
-
-# Bugs of ours
-
-
 @pytest.mark.parametrize(
     ("owner", "name"), [(Forwarder, "begin"), (Forwarding, "passes_unseen"), (Forwarding, "filter_head")]
 )
@@ -513,9 +506,6 @@ async def test_a_crash_before_the_answer_has_begun_is_answered(
     owner: type,
     name: str,
 ) -> None:
-    def crash(*_: object) -> None:
-        raise RuntimeError("bug")
-
     async with stack.caller(version) as caller:
         await warm(stack, caller, ways)
         stack.cluster.on(POD, answer_hello)
@@ -540,17 +530,9 @@ async def test_a_crash_in_the_midst_of_an_answer_cuts_it_off(
 ) -> None:
     go_on = trio.Event()
 
-    async def in_pieces(visit: Visit) -> None:
-        await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
-        await go_on.wait()
-        await visit.send(b"llo")
-
-    def crash(*_: object) -> None:
-        raise RuntimeError("bug")
-
     async with stack.caller(version) as caller:
         await warm(stack, caller, ways)
-        stack.cluster.on(POD, in_pieces)
+        stack.cluster.on(POD, hello_in_pieces(go_on))
         answer = await caller.request(b"GET", POD)
         assert await answer.head() == 200
         assert await answer.read(2) == b"he"
@@ -563,6 +545,21 @@ async def test_a_crash_in_the_midst_of_an_answer_cuts_it_off(
         assert [record for record in caplog.records if record.message == "an exchange crashed"]
 
 
+# The same account, whichever the way
+
+
+def _comparable(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in ("request_id", "peer", "head_seconds", "seconds")}
+
+
+def _counts(stack: Stack) -> Counter[str]:
+    """The samples of kas's metrics of exchanges that do not tell durations."""
+    lines = [line for line in stack.kas.metrics.lines() if not line.startswith("#") and "_bucket" not in line]
+    return Counter(
+        {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines) if "_sum" not in name}
+    )  # type: ignore[misc]
+
+
 HOSTILE = POD + b"?a=%22\"\\%00{}'<b>&token=secret&x=%E2%80%A8"
 
 
@@ -570,14 +567,6 @@ HOSTILE = POD + b"?a=%22\"\\%00{}'<b>&token=secret&x=%E2%80%A8"
 async def test_the_access_log_and_the_metrics_say_the_same_of_each_way(
     tmp_path: Path, version: Version, ways: Counter[str], caplog: pytest.LogCaptureFixture, user: str
 ) -> None:
-    async def at_once(visit: Visit) -> None:
-        await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
-
-    async def in_pieces(visit: Visit) -> None:
-        await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe")
-        await go_on.wait()
-        await visit.send(b"llo")
-
     async def in_a_task(visit: Visit) -> None:
         await visit.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
 
@@ -588,14 +577,14 @@ async def test_the_access_log_and_the_metrics_say_the_same_of_each_way(
     prepare = (lambda access: access.add_user(user, mode="agent")) if user != "alice" else None
     async with open_stack(tmp_path, prepare=prepare) as stack, stack.caller(version, user=user) as caller:
         await warm(stack, caller, ways)
-        stack.cluster.on(POD, at_once)
+        stack.cluster.on(POD, answer_hello)
         caplog.clear()
         before = _counts(stack)
         assert await outcome(await caller.request(b"GET", target)) == (200, b"hello")
         assert ways == {"kas begun": 1, "kas ended": 1, "agent begun": 1}
         await nothing_left(stack)
         counts = [before, _counts(stack)]
-        stack.cluster.on(POD, in_pieces)
+        stack.cluster.on(POD, hello_in_pieces(go_on))
         answer = await caller.request(b"GET", target)
         assert await answer.head() == 200
         assert await answer.read(2) == b"he"
