@@ -167,12 +167,7 @@ class Tunnel:
             return self._write_kubeconfig(
                 "tcp", server=f"https://127.0.0.1:{self.proxy_port}/k8s-proxy", token=f"pat:tcp:{self.admin_token}"
             )
-        if route == "nginx":
-            assert self.nginx is not None
-            return self._write_kubeconfig(
-                "nginx", server=f"https://localhost:{self.nginx.port}/agents/nginx/k8s", token=self.admin_token
-            )
-        return self.kubeconfig_for(route)
+        return self.kubeconfig_on(route, route)
 
     def agents_address(self, route: str) -> str:
         """Where the agent of a route finds kas."""
